@@ -1,0 +1,147 @@
+"""Every reading that a flow may name: its unit, what it means, and the probes that yield it.
+
+Lint checks flows against this table, so a reading that no probe yields cannot be named. ``text``,
+``words`` (a tuple of words) and ``bool`` are units too.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Reading:
+    name: str
+    unit: str
+    doc: str
+    probes: tuple[str, ...]
+
+
+_TABLE = """
+gpu.count | cards | NVIDIA cards seen | gpu
+gpu.name | text | name of the target's card | gpu
+gpu.utilization | % | NVML utilization; reads 100 in nearly every state, good or bad | gpu
+gpu.memory_total_gb | GiB | memory of the card | gpu
+gpu.memory_used_gb | GiB | memory in use on the card | gpu
+gpu.memory_free_gb | GiB | memory free on the card | gpu
+gpu.target_memory_gb | GiB | memory held by the target's own process tree | gpu
+gpu.other_memory_gb | GiB | memory held by processes outside the target's tree | gpu
+gpu.other_process | text | the largest foreign holder: "pid 4711 (python train.py) 61.0 GiB" | gpu
+gpu.power_w | W | power draw | gpu
+gpu.power_limit_w | W | power limit | gpu
+gpu.sm_clock_mhz | MHz | SM clock | gpu
+gpu.temperature_c | C | temperature | gpu
+gpu.driver_version | text | driver version | gpu
+gpu.cuda_version | text | highest CUDA version that the driver supports | gpu
+host.memory_total_gb | GiB | host memory | host
+host.memory_available_gb | GiB | host memory that can still be had | host
+host.cgroup_limit_gb | GiB | memory limit of the target's (or our) cgroup, absent when there is none | host
+host.cgroup_used_gb | GiB | memory charged to that cgroup | host
+host.oom_kills | kills | OOM kills counted by that cgroup | host
+host.shm_total_gb | GiB | size of /dev/shm | host
+host.shm_free_gb | GiB | free in /dev/shm | host
+host.cpu_count | cores | cores this process may use | host
+host.cpu_percent | % | busy share of all cores over the sample | host
+host.load_1m | processes | load average | host
+port.number | port | the HTTP port asked about | port
+port.state | text | free, or listening | port
+port.owner_pid | pid | who listens on it | port
+port.owner_command | text | the owner's command line, redacted | port
+port.owner_is_target | bool | the owner belongs to the target's process tree | port
+port.owner_kind | text | target, sglang, other, or unknown (no permission to see) | port
+port.suggested_free | port | a free port near it | port
+process.alive | bool | the target process exists and is not a zombie | process
+process.pid | pid | the target's parent process | process
+process.uptime_s | s | seconds since it started | process
+process.rss_gb | GiB | resident memory of the whole tree | process
+process.children | processes | processes below the parent | process
+process.cpu_percent | % | CPU of the whole tree over the sample, 100 = one core | process
+process.state | text | running, sleeping, stopped, zombie | process
+process.stopped_children | processes | children in state T (SIGSTOP) | process
+process.user | text | who runs it | process
+process.exit_code | code | exit code as a shell shows it, where known | process, log
+http.reachable | bool | something accepts connections on the target's address | http
+http.health | text | serving, starting, draining, unhealthy, hung, refused, not_sglang | http
+http.health_status | code | HTTP status of /health | http
+http.health_latency_s | s | time /health took; 1.0 s is by design | http
+server.version | text | SGLang version | sglang
+server.model | text | model path or served name | sglang
+server.device | text | cuda, cpu, ... | sglang
+server.simulated | bool | it says that it is the wizard's simulator | sglang
+server.status | text | status in /server_info | sglang
+server.host | text | bind address | sglang
+server.port | port | HTTP port | sglang
+server.tp_size | ranks | tensor parallel size | sglang
+server.max_running_requests | requests | the cap in force | sglang
+server.max_running_requests_set | requests | the cap given on the command line, absent when none | sglang
+server.default_max_running_requests | requests | what SGLang would choose on this pool | sglang
+server.max_total_tokens_set | tokens | --max-total-tokens of the command line, absent when none | sglang
+server.max_queued_requests | requests | limit of the queue, absent when none | sglang
+server.mem_fraction_static | ratio | the fraction in force | sglang, log
+server.mem_fraction_static_set | ratio | the fraction given on the command line, absent when none | sglang
+server.default_mem_fraction_static | ratio | what SGLang would choose on this card | sglang
+server.chunked_prefill_size | tokens | chunk of prefill | sglang
+server.context_length | tokens | context length in force | sglang
+server.schedule_policy | text | fcfs, lpm, ... | sglang
+server.schedule_conservativeness | ratio | admission pessimism factor | sglang
+server.disable_radix_cache | bool | prefix cache switched off | sglang
+server.cuda_graph_disabled | bool | decode CUDA graphs switched off | sglang
+server.metrics_enabled | bool | started with --enable-metrics | sglang, metrics
+server.command_known | bool | the launch command is known, so that it can be started again | sglang
+kv.capacity_tokens | tokens | size of the KV pool | metrics, sglang, log
+kv.pool_gb | GiB | memory of the KV pool | metrics, sglang, log
+kv.cell_bytes | B/token | bytes of KV a token takes on a rank | sglang, log
+kv.usage | ratio | share of the pool in use, largest in the window | metrics, log
+kv.usage_mean | ratio | share of the pool in use, mean over the window | metrics
+kv.used_tokens | tokens | tokens in the pool | metrics
+weights.memory_gb | GiB | weights of a rank | metrics, sglang, log
+graph.memory_gb | GiB | CUDA graphs of a rank | metrics, sglang, log
+server.available_memory_gb | GiB | memory left on the card after start | metrics, sglang, log
+requests.running | requests | running now, largest in the window | metrics, log
+requests.queued | requests | waiting now, largest in the window | metrics, log
+requests.running_mean | requests | running, mean over the window | metrics
+requests.queued_mean | requests | waiting, mean over the window | metrics
+requests.retracted | requests | retracted during the window | metrics, log
+requests.retracted_total | requests | retracted since the server started | metrics, log
+requests.finished | requests | finished during the window | metrics
+requests.aborted | requests | aborted during the window | metrics
+requests.prompt_tokens_mean | tokens | prompt length, mean of the window or else of the server's life | metrics
+requests.output_tokens_mean | tokens | output length, mean of the window or else of the server's life | metrics
+requests.tokens_mean | tokens | prompt plus output, mean | metrics
+throughput.output | tok/s | generated tokens a second over the window | metrics
+throughput.input | tok/s | prompt tokens a second over the window | metrics
+ttft.p50 | ms | time to first token, median of the window | metrics
+ttft.p99 | ms | time to first token, 99th percentile of the window | metrics
+itl.p50 | ms | inter-token latency, median of the window | metrics
+itl.p99 | ms | inter-token latency, 99th percentile of the window | metrics
+e2e.p50 | ms | request latency, median of the window | metrics
+queue.p50 | ms | time in the queue, median of the window | metrics
+cache.hit_ratio | ratio | cached share of prompt tokens over the window, from counters | metrics
+decode.cuda_graph_share | ratio | share of decode passes run as CUDA graphs over the window | metrics, log
+metrics.window_s | s | length of the window between the two scrapes | metrics
+metrics.frozen | bool | counters stood still although requests are running | metrics
+log.path | text | file that the server writes to | log
+log.signature | text | the leading signature found in the log | log
+log.signatures | words | every signature found, first failure first | log
+log.phase | text | starting, loading, kv_allocation, capture, ready, serving, ended | log
+log.error | text | the line that leads | log
+log.fired_up | bool | the log says that the server is ready (which can be a lie) | log
+log.oom_tried_gb | GiB | what the failed allocation asked for | log
+log.oom_free_gb | GiB | what the card had left at that moment | log
+log.oom_total_gb | GiB | size of the card in the CUDA out of memory text | log
+log.oom_other_gb | GiB | memory held by other processes in the CUDA out of memory text | log
+log.avail_before_load_gb | GiB | free on the card before weights were loaded | log
+log.avail_after_load_gb | GiB | free on the card after weights were loaded | log
+log.needed_fraction | ratio | the fraction SGLang says must be exceeded | log
+log.port_taken | port | port in the bind error | log
+log.window_s | s | span of log lines that the counts were taken over | log
+"""
+
+VOCABULARY: dict[str, Reading] = {}
+for _line in _TABLE.strip().splitlines():
+    _name, _unit, _doc, _probes = (part.strip() for part in _line.split("|"))
+    VOCABULARY[_name] = Reading(_name, _unit, _doc, tuple(p.strip() for p in _probes.split(",")))
+
+PREFERENCE: dict[str, tuple[str, ...]] = {r.name: r.probes for r in VOCABULARY.values()}
+
+PROBES = ("gpu", "host", "port", "process", "http", "sglang", "metrics", "log")
