@@ -2,7 +2,8 @@
 
 The language is a small subset of Python's expression syntax: dotted reading names, numbers, text,
 ``and or not``, comparisons (chained too), ``in`` with a list or a words reading, ``+ - * / // %``
-and the functions ``min max abs round floor ceil known``. Nothing else parses, and nothing is ever
+and the functions ``min max abs round floor ceil known either`` (``either`` is the first of its
+arguments that is known). Nothing else parses, and nothing is ever
 executed: the syntax tree is walked here.
 
 Truth has three values (Kleene): True, False and None for unknown. A missing reading is unknown, so
@@ -91,7 +92,7 @@ _FUNCTIONS: dict[str, Callable[..., Any]] = {
     "floor": math.floor,
     "ceil": math.ceil,
 }
-FUNCTION_NAMES = (*_FUNCTIONS, "known")
+FUNCTION_NAMES = (*_FUNCTIONS, "known", "either")
 
 
 def _dotted(node: ast.AST) -> str | None:
@@ -263,6 +264,8 @@ class Expression:
         if function == "known":
             return env(_dotted(node.args[0]) or "") is not None
         values = [self._value(a, env) for a in node.args]
+        if function == "either":
+            return next((v for v in values if v is not None), None)
         if not all(_is_number(v) for v in values):
             return None
         try:

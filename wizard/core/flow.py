@@ -35,6 +35,7 @@ class Branch:
     label: str
     when: Expression | None = None
     otherwise: bool = False
+    to_mark: Mark = Mark()
     mark: Mark = Mark()
 
 

@@ -1,0 +1,204 @@
+"""Lint: proves that the flows hang together before anybody relies on them at night.
+
+Every node is reachable and ends, every name exists, every flag exists in some catalogued SGLang
+version, every write can be verified and rolled back, every raise has a stop, and no two remedies of
+a cause pull one flag in two directions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+from wizard.core.expr import Expression, Template
+from wizard.core.flow import Cause, Change, Flow, FlowBook, Mark, Node, Remedy
+from wizard.core.vocabulary import PROBES, VOCABULARY
+from wizard.flowfile.source import Problem, nearest
+
+
+def lint(book: FlowBook) -> list[Problem]:
+    """All problems of how the pieces fit together (shape problems come from loading)."""
+    problems: list[Problem] = []
+    for flow in book.flows.values():
+        problems.extend(_flow(flow, book))
+    for cause in book.causes.values():
+        problems.extend(_cause(cause, book))
+    for remedy in book.remedies.values():
+        problems.extend(_remedy(remedy))
+    problems.extend(_unused(book))
+    for signature in book.signatures:
+        if signature.cause and signature.cause not in book.causes and signature.cause not in KNOWN_CAUSES:
+            message = f'signature "{signature.id}" names unknown cause "{signature.cause}"'
+            problems.append(Problem(Mark("flows/signatures.yaml", 1, 1), message))
+    return problems
+
+
+def _names(
+    part: Expression | Template | None, mark: Mark, template: bool = False
+) -> Iterator[Problem]:
+    for name, column in part.names() if part is not None else ():
+        if name not in VOCABULARY:
+            at = Mark(mark.file, mark.line, mark.column + (0 if template else column))
+            yield Problem(at, f'unknown reading "{name}"{nearest(name, VOCABULARY)}')
+
+
+def _flow(flow: Flow, book: FlowBook) -> Iterator[Problem]:
+    yield from _names(flow.likely, flow.mark)
+    yield from _names(flow.likely_says, flow.mark, template=True)
+    for node in flow.nodes.values():
+        yield from _node(node, book)
+    reached = _reachable(flow)
+    for node in flow.nodes.values():
+        if node.id not in reached:
+            yield Problem(node.mark, f'node "{node.id}" cannot be reached from "{flow.start}"')
+    cycle = _cycle(flow)
+    if cycle:
+        yield Problem(flow.nodes[cycle[0]].mark, f"the flow runs in a circle: {' > '.join(cycle)}")
+
+
+def _node(node: Node, book: FlowBook) -> Iterator[Problem]:
+    for probe in node.probes:
+        if probe not in PROBES:
+            yield Problem(node.mark, f'unknown probe "{probe}"{nearest(probe, PROBES)}')
+    for name in node.show:
+        if name not in VOCABULARY:
+            yield Problem(node.mark, f'unknown reading "{name}"{nearest(name, VOCABULARY)}')
+    for index, branch in enumerate(node.branches):
+        yield from _names(branch.when, branch.mark)
+        if branch.otherwise and index != len(node.branches) - 1:
+            yield Problem(branch.mark, '"otherwise" must be the last branch')
+    if node.branches and not node.branches[-1].otherwise:
+        yield Problem(node.mark, f'node "{node.id}" has no last branch with "otherwise: true"')
+    if node.cause is not None and node.cause not in book.causes:
+        yield Problem(node.mark, f'unknown cause "{node.cause}"{nearest(node.cause, book.causes)}')
+    if node.flow is not None and node.flow not in book.flows:
+        yield Problem(node.mark, f'unknown flow "{node.flow}"{nearest(node.flow, book.flows)}')
+
+
+def _reachable(flow: Flow) -> set[str]:
+    reached: set[str] = set()
+    waiting = [flow.start]
+    while waiting:
+        node = flow.nodes.get(waiting.pop())
+        if node is not None and node.id not in reached:
+            reached.add(node.id)
+            waiting.extend(b.to for b in node.branches)
+    return reached
+
+
+def _cycle(flow: Flow) -> list[str]:
+    """A circle of nodes, or an empty list. Depth first, without recursion."""
+    done: set[str] = set()
+    for start in flow.nodes:
+        path: list[str] = []
+        stack: list[tuple[str, int]] = [(start, 0)]
+        while stack:
+            name, index = stack.pop()
+            if index == 0:
+                if name in done or name not in flow.nodes:
+                    continue
+                if name in path:
+                    return [*path[path.index(name) :], name]
+                path.append(name)
+            branches = flow.nodes[name].branches
+            if index < len(branches):
+                stack.append((name, index + 1))
+                to = branches[index].to
+                if to in path:
+                    return [*path[path.index(to) :], to]
+                stack.append((to, 0))
+            else:
+                done.add(name)
+                path.remove(name)
+    return []
+
+
+def _cause(cause: Cause, book: FlowBook) -> Iterator[Problem]:
+    if cause.id not in KNOWN_CAUSES:
+        yield Problem(cause.mark, f'"{cause.id}" is no cause id{nearest(cause.id, KNOWN_CAUSES)}')
+    if not any(s.weight > 0 for s in cause.signs):
+        yield Problem(cause.mark, f'cause "{cause.id}" has no sign that speaks for it')
+    for sign in cause.signs:
+        yield from _names(sign.when, sign.mark)
+        yield from _names(sign.says, sign.mark, template=True)
+        if sign.weight == 0 or abs(sign.weight) > 10:
+            yield Problem(sign.mark, "a weight is between -10 and 10, and not 0")
+    for name in cause.remedies:
+        if name not in book.remedies:
+            yield Problem(cause.mark, f'unknown remedy "{name}"{nearest(name, book.remedies)}')
+    yield from _fights(cause, [book.remedies[r] for r in cause.remedies if r in book.remedies])
+
+
+def _fights(cause: Cause, remedies: Iterable[Remedy]) -> Iterator[Problem]:
+    moves: dict[str, tuple[str, Remedy]] = {}
+    for remedy in remedies:
+        for change in remedy.changes:
+            if not change.direction:
+                continue
+            direction, other = moves.setdefault(change.name, (change.direction, remedy))
+            if direction != change.direction:
+                yield Problem(
+                    change.mark,
+                    f'remedies "{other.id}" and "{remedy.id}" of cause "{cause.id}" move '
+                    f'"{change.name}" in opposite directions',
+                )
+
+
+def _remedy(remedy: Remedy) -> Iterator[Problem]:
+    yield from _names(remedy.when, remedy.mark)
+    for template in (remedy.why, remedy.cost, remedy.expect, *remedy.actions):
+        yield from _names(template, remedy.mark, template=True)
+    writes = bool(remedy.changes or remedy.environ or remedy.waits_for_port)
+    if writes and remedy.goal is None:
+        yield Problem(remedy.mark, f'remedy "{remedy.id}" changes the server, so it needs "verify"')
+    if writes and not remedy.rollback:
+        yield Problem(remedy.mark, f'remedy "{remedy.id}" changes the server, so it needs "rollback"')
+    if not writes and not remedy.actions:
+        yield Problem(remedy.mark, f'remedy "{remedy.id}" neither changes anything nor says what to do')
+    for change in remedy.changes:
+        yield from _change(change, remedy)
+
+
+def _change(change: Change, remedy: Remedy) -> Iterator[Problem]:
+    from wizard.server.catalogue import exists_in_any_version, known_names
+
+    if not exists_in_any_version(change.name):
+        message = f'no catalogued SGLang has a flag "{change.name}"{nearest(change.name, known_names())}'
+        yield Problem(change.mark, message)
+    for part in (change.formula, change.low, change.high):
+        yield from _names(part, change.mark)
+    yield from _names(change.why, change.mark, template=True)
+    if change.formula is not None:
+        if not change.direction:
+            yield Problem(change.mark, f'the formula for "{change.name}" needs "direction"')
+        if change.direction == "higher" and change.high is None:
+            yield Problem(change.mark, f'"{change.name}" is raised without a stop: give "high"')
+        if change.direction == "lower" and change.low is None:
+            yield Problem(change.mark, f'"{change.name}" is lowered without a stop: give "low"')
+        if change.step <= 0:
+            yield Problem(change.mark, "step must be above 0")
+
+
+def _unused(book: FlowBook) -> Iterator[Problem]:
+    used = {r for cause in book.causes.values() for r in cause.remedies}
+    for remedy in book.remedies.values():
+        if remedy.id not in used:
+            yield Problem(remedy.mark, f'remedy "{remedy.id}" belongs to no cause')
+
+
+KNOWN_CAUSES: frozenset[str] = frozenset(
+    """
+gpu_oom_load gpu_oom_runtime gpu_oom_cuda_graph multimodal_oom mem_fraction_too_low kv_cache_exhausted
+kv_cache_leak cpu_oom shm_size gpu_memory_held_by_other_process unbalanced_gpu_memory throughput_low
+ttft_high itl_high long_queue gpu_util_low cpu_bottleneck cuda_graph_disabled model_not_found
+hf_download_failure gated_repo tokenizer_failure unsupported_architecture quantization_mismatch slow_load
+cuda_device_assert illegal_memory_access cuda_driver_mismatch no_kernel_image
+attention_backend_unsupported cuda_graph_capture_failed jit_compile_failure triton_error nccl_error
+custom_all_reduce_failure dependency_mismatch module_not_found python_version glibc_mismatch port_in_use
+dist_port_conflict permission_denied request_timeout server_hang process_killed health_check_failing
+request_aborted input_too_long output_truncated output_garbage sampling_params bad_request
+structured_output tool_call_parser reasoning_parser chat_template streaming multinode_init topology
+tp_not_divisible speculative_misconfig lora_misconfig pd_disaggregation router_gateway metrics_missing
+bad_cli_args
+""".split()
+)
+"""The stable cause ids (DESIGN.md: tests outside the project rely on them)."""
