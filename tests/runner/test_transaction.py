@@ -1,0 +1,306 @@
+"""Every failure at every stage, against a world in memory: the end state, and what is never lost."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+import pytest
+
+from tests.runner.fakes import NEW, OLD, FakeWorld, RunnerKilled, a_journal, a_target, an_order
+from wizard.core.measurement import Judgement
+from wizard.core.plan import Order
+from wizard.core.progress import Outcome, RunState, Stage
+from wizard.core.target import Target
+from wizard.runner.fold import fold
+from wizard.runner.journal import Journal, JournalError
+from wizard.runner.operations import MARK
+from wizard.runner.recovery import How, resume
+from wizard.runner.transaction import Pace, run
+
+PACE = Pace(poll_s=0.01, health_s=0.01)
+
+
+async def go(
+    folder: Path, world: FakeWorld, order: Order | None = None, target: Target | None = None
+) -> RunState:
+    target, order = target or a_target(), order or an_order()
+    journal = a_journal(folder, target, order)
+    try:
+        state = await asyncio.wait_for(run(journal, order, target, world, pace=PACE), 10)
+        again = fold("1", journal.read_since(0))
+        assert again.outcome is state.outcome, "the journal tells what was returned"
+        return state
+    finally:
+        journal.close()
+
+
+K, R, F, C = Outcome.KEPT, Outcome.ROLLED_BACK, Outcome.ROLLBACK_FAILED, Outcome.CALLED_OFF
+
+TABLE: list[tuple[str, dict[str, object], dict[str, object], Outcome, str]] = [
+    ("all goes well", {}, {}, K, "new"),
+    ("baseline fails", {"measure:1": "error"}, {}, C, "old"),
+    ("baseline empty", {"measure:1": "empty"}, {}, C, "old"),
+    ("old drains, no escalation agreed", {"stop:old": "draining"}, {"escalate": False}, R, "old"),
+    ("old ignores the stop and serves on", {"stop:old": "ignored"}, {"escalate": False}, C, "old"),
+    ("stop raises", {"stop:old:1": PermissionError("not yours")}, {}, C, "old"),
+    ("memory not released", {"release:1": "held"}, {}, R, "old"),
+    ("release raises", {"release:1": RuntimeError("x")}, {}, R, "old"),
+    ("port stolen in the gap", {"release:1": "stolen"}, {}, F, "none"),
+    ("new cannot be started", {"launch:new": "error"}, {}, R, "old"),
+    ("new dies", {"ready:new": "dies"}, {}, R, "old"),
+    ("new never gets ready", {"ready:new": "never"}, {}, R, "old"),
+    ("ready raises", {"ready:new": RuntimeError("x")}, {}, R, "old"),
+    ("second measurement fails", {"measure:2": "error", "measure:3": "error"}, {}, R, "old"),
+    ("new dies under load", {"measure:2": "dies"}, {}, R, "old"),
+    ("compare raises", {"compare": ValueError("bug")}, {}, R, "old"),
+    ("rollback needs a second try", {"ready:new": "dies", "ready:old:1": "dies"}, {}, R, "old"),
+    ("rollback fails", {"ready:new": "dies", "ready:old": "dies"}, {}, F, "none"),
+    ("old cannot be started again", {"launch:new": "error", "launch:old": "error"}, {}, F, "none"),
+    ("no consent to measure", {}, {"load_test": False}, K, "new"),
+    ("passive", {}, {"load_test": False, "passive": True}, K, "new"),
+]
+
+
+@pytest.mark.parametrize(
+    ("name", "fail", "consent", "outcome", "serving"), TABLE, ids=[row[0] for row in TABLE]
+)
+async def test_end_state(
+    tmp_path: Path,
+    name: str,
+    fail: dict[str, object],
+    consent: dict[str, object],
+    outcome: Outcome,
+    serving: str,
+) -> None:
+    world = FakeWorld(fail=fail, drains_for=6 if name.startswith("old drains") else 0).with_old()
+    state = await go(tmp_path, world, an_order(**consent))
+    assert (state.outcome, state.serving, world.serving()) == (outcome, serving, serving), state.sentence
+    assert state.sentence
+    assert state.active is None
+    if outcome is F:
+        assert "nohup" in state.help
+        assert "--max-running-requests 8" in state.help
+        assert "s3cret" not in state.help
+        assert "hf_very" not in state.help
+        assert str(tmp_path / "session-1.db") in state.help
+    if consent.get("load_test") is False:
+        assert world.sent_load == 0
+
+
+@pytest.mark.parametrize(
+    ("verdicts", "outcome"),
+    [
+        ([Judgement.BETTER], K),
+        ([Judgement.NO_DIFFERENCE], R),
+        ([Judgement.WORSE], R),
+        ([Judgement.CANNOT_TELL, Judgement.FIXED], K),
+        ([Judgement.CANNOT_TELL, Judgement.CANNOT_TELL], R),
+    ],
+)
+async def test_verdict_decides(tmp_path: Path, verdicts: list[Judgement], outcome: Outcome) -> None:
+    world = FakeWorld(verdicts=list(verdicts)).with_old()
+    state = await go(tmp_path, world)
+    assert state.outcome is outcome
+    assert state.verdict is not None
+    assert state.verdict.judgement is verdicts[-1]
+    assert state.before is not None
+    assert state.after is not None
+    assert world.counts["measure"] == 1 + len(verdicts)
+
+
+async def test_rollback_uses_the_untouched_old_launch(tmp_path: Path) -> None:
+    world = FakeWorld(fail={"ready:new": "dies"}).with_old()
+    state = await go(tmp_path, world, an_order(environ={"SGLANG_X": None, "SGLANG_Y": "2"}))
+    new, old = world.launched
+    assert new.argv == NEW
+    assert "SGLANG_X" not in new.environ
+    assert new.environ["SGLANG_Y"] == "2"
+    assert old.argv == OLD
+    assert {k: v for k, v in old.environ.items() if k != MARK} == {"HF_TOKEN": "hf_very", "SGLANG_X": "1"}
+    assert (old.cwd, old.log_path) == ("/srv", "/srv/server.log")
+    assert "unrecognized arguments: --nonsense" in state.sentence
+
+
+async def test_server_that_was_down(tmp_path: Path) -> None:
+    state = await go(tmp_path, FakeWorld(), an_order(goal="ready"), a_target(up=False))
+    assert (state.outcome, state.serving) == (K, "new")
+    assert state.verdict is not None
+    assert state.verdict.judgement is Judgement.FIXED
+    assert state.stage(Stage.BASELINE).status == "skipped"
+
+
+async def test_server_that_was_down_stays_down(tmp_path: Path) -> None:
+    world = FakeWorld(fail={"ready:new": "dies"})
+    state = await go(tmp_path, world, an_order(goal="ready"), a_target(up=False))
+    assert (state.outcome, state.serving) == (R, "none")
+    assert "was down before" in state.sentence
+    assert "--nonsense" in state.sentence
+    assert [x.argv for x in world.launched] == [NEW]
+
+
+async def test_other_port(tmp_path: Path) -> None:
+    moved = tuple("4001" if w == "4000" else w for w in NEW)
+    state = await go(tmp_path, FakeWorld(), an_order(goal="ready", new=moved), a_target(up=False))
+    assert (state.outcome, state.new_port) == (K, 4001)
+
+
+async def test_nothing_to_put_back_means_nothing_is_stopped(tmp_path: Path) -> None:
+    from dataclasses import replace
+
+    world = FakeWorld().with_old()
+    state = await go(tmp_path, world, target=replace(a_target(), launch=None))
+    assert (state.outcome, world.signalled) == (C, [])
+
+
+@pytest.mark.parametrize("at", ["measure:1", "stop:old", "release:1", "ready:new", "measure:2"])
+async def test_abort(tmp_path: Path, at: str) -> None:
+    """An abort while an act runs: called off before the stop, else the old command again."""
+    world = FakeWorld().with_old()
+    order, target = an_order(), a_target()
+    journal = a_journal(tmp_path, target, order)
+    name = {"measure": "measure", "stop": "stop", "release": "wait_released", "ready": "wait_ready"}[
+        at.split(":")[0]
+    ]
+    number = int(at[-1]) if at[-1].isdigit() else 1
+    act, calls = getattr(world, name), 0
+
+    async def hanging(*args: object, **kw: object) -> object:
+        nonlocal calls
+        calls += 1
+        if calls == number:
+            journal.control("abort")
+            if name != "stop":
+                await asyncio.sleep(60)
+        return await act(*args, **kw)
+
+    setattr(world, name, hanging)
+    state = await asyncio.wait_for(run(journal, order, target, world, pace=PACE), 10)
+    journal.close()
+    assert state.outcome is (C if at == "measure:1" else R)
+    assert (state.serving, world.serving()) == ("old", "old")
+    assert "Aborted" in state.sentence
+
+
+@pytest.mark.parametrize(("said", "outcome"), [("keep", K), ("rollback", R), ("abort", R)])
+async def test_ask(tmp_path: Path, said: str, outcome: Outcome) -> None:
+    world = FakeWorld(verdicts=[Judgement.WORSE]).with_old()
+    order, target = an_order(keep="ask"), a_target()
+    journal = a_journal(tmp_path, target, order)
+    face = Journal.open(journal.path)
+    task = asyncio.create_task(run(journal, order, target, world, pace=PACE))
+    while not fold("1", face.read_since(0)).awaiting_decision:
+        assert not task.done()
+        await asyncio.sleep(0.01)
+    waiting = fold("1", face.read_since(0))
+    assert waiting.verdict is not None
+    assert waiting.serving == "new"
+    face.control(said)  # type: ignore[arg-type]
+    state = await asyncio.wait_for(task, 10)
+    assert state.outcome is outcome
+    assert not state.awaiting_decision
+    face.close()
+    journal.close()
+
+
+async def test_journal_lost_after_the_stop_does_not_leave_the_server_down(tmp_path: Path) -> None:
+    world = FakeWorld().with_old()
+    order, target = an_order(), a_target()
+    journal = a_journal(tmp_path, target, order)
+    append = journal.append
+
+    def full(kind: str, stage: str = "", data: object = None) -> int:
+        if not world.procs[100].alive:
+            raise JournalError("disk full")
+        return append(kind, stage, data)  # type: ignore[arg-type]
+
+    journal.append = full  # type: ignore[method-assign]
+    state = await run(journal, order, target, world, pace=PACE)
+    journal.close()
+    assert (state.outcome, state.serving, world.serving()) == (R, "old", "old")
+
+
+def _killed_at(world: FakeWorld, journal: Journal, number: int, before: bool) -> None:
+    append, count = journal.append, 0
+
+    def dying(kind: str, stage: str = "", data: object = None) -> int:
+        nonlocal count
+        count += 1
+        if count == number and before:
+            raise RunnerKilled
+        seq = append(kind, stage, data)  # type: ignore[arg-type]
+        if count == number:
+            raise RunnerKilled
+        return seq
+
+    journal.append = dying  # type: ignore[method-assign]
+
+
+@pytest.mark.parametrize("how", ["auto", "finish", "rollback"])
+@pytest.mark.parametrize("fail", [{}, {"ready:new": "dies"}], ids=["good", "bad"])
+@pytest.mark.parametrize("before", [True, False], ids=["before", "after"])
+async def test_runner_killed_at_every_record(
+    tmp_path: Path, how: How, fail: dict[str, object], before: bool
+) -> None:
+    """SIGKILL before and after every record; then resume: it serves, under a command that is told."""
+    for number in range(1, 60):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        world, order, target = FakeWorld(fail=dict(fail)).with_old(), an_order(), a_target()
+        journal = a_journal(folder, target, order)
+        _killed_at(world, journal, number, before)
+        try:
+            await run(journal, order, target, world, pace=PACE)
+            ended = True
+        except RunnerKilled:
+            ended = False
+        journal.close()
+        later = Journal.open(journal.path)
+        state = await asyncio.wait_for(resume(later, later.order, later.target, world, how, pace=PACE), 10)
+        later.close()
+        assert state.outcome in (K, R, C), (number, state.sentence, state.help)
+        assert state.serving == world.serving() != "none", (number, state)
+        assert all(i.pid == 100 or i.pid >= 200 for i in world.signalled)
+        if how == "rollback":
+            assert state.serving == "old"
+        if ended:
+            break
+    else:
+        pytest.fail("the transaction never ended by itself")
+    assert number > 15, "the kill went through all the records"
+
+
+async def test_child_that_was_never_recorded_is_found_by_its_mark(tmp_path: Path) -> None:
+    world, order, target = FakeWorld(fail={"launched:new": RunnerKilled()}).with_old(), an_order(), a_target()
+    journal = a_journal(tmp_path, target, order)
+    with pytest.raises(RunnerKilled):
+        await run(journal, order, target, world, pace=PACE)
+    journal.close()
+    later = Journal.open(journal.path)
+    state = await resume(later, order, target, world, pace=PACE)
+    later.close()
+    assert (state.outcome, state.serving) == (K, "new")
+    assert len(world.launched) == 1
+    assert state.new_pid == 200
+
+
+async def test_kept_change_can_be_rolled_back_later(tmp_path: Path) -> None:
+    world, order, target = FakeWorld().with_old(), an_order(), a_target()
+    journal = a_journal(tmp_path, target, order)
+    assert (await run(journal, order, target, world, pace=PACE)).outcome is K
+    assert (await resume(journal, order, target, world, "auto", pace=PACE)).outcome is K
+    state = await resume(journal, order, target, world, "rollback", pace=PACE)
+    journal.close()
+    assert (state.outcome, state.serving, world.serving()) == (R, "old", "old")
+
+
+async def test_failed_rollback_can_be_tried_again(tmp_path: Path) -> None:
+    world, order, target = FakeWorld(fail={"release:1": "stolen"}).with_old(), an_order(), a_target()
+    journal = a_journal(tmp_path, target, order)
+    state = await run(journal, order, target, world, pace=PACE)
+    assert (state.outcome, state.serving) == (F, "none")
+    assert "process 9 (nc -l)" in state.sentence
+    world.foreign = None
+    state = await resume(journal, order, target, world, pace=PACE)
+    journal.close()
+    assert (state.outcome, state.serving) == (R, "old")

@@ -1,0 +1,122 @@
+"""The last third of a transaction: measure again, compare, keep or put back."""
+
+from __future__ import annotations
+
+import asyncio
+
+from wizard.core.measurement import Judgement, Measurement, Verdict
+from wizard.core.progress import Outcome, RunState, Stage
+from wizard.runner.transaction import PutBack, Transaction, brief
+
+CANNOT_TELL_FACTOR = 2
+"""Windows of the second try, as a multiple of the first."""
+
+
+async def judge(t: Transaction) -> Verdict:
+    """Measure (unless the journal holds it) and compare. Raises PutBack when the new server died meanwhile."""
+    known = t.state
+    if known.verdict is not None:
+        return known.verdict
+    before = known.before
+    if before is None or not t.measures_speed:
+        t.skip(Stage.MEASURE, "nothing to compare with" if before is None else "not agreed to")
+        return _settled(t, _unmeasured(t))
+    verdict, factor = None, 1
+    after = known.after
+    while True:
+        if after is None:
+            after = await _after(t, factor)
+        if verdict is None or factor > 1:
+            t.intent(Stage.VERDICT)
+        verdict = t.ops.compare(before, after, t.plan.goal) if after else _failed()
+        if verdict.judgement is not Judgement.CANNOT_TELL or factor > 1:
+            return _settled(t, verdict)
+        t.result(Stage.VERDICT, True, "cannot tell yet: measuring once more, longer")
+        factor, after = CANNOT_TELL_FACTOR, None
+
+
+async def _after(t: Transaction, factor: int) -> Measurement | None:
+    """None when the measurement itself failed while the server lives."""
+    t.intent(Stage.MEASURE)
+    try:
+        found = await t.abortable(t.measured(Stage.MEASURE, t.new_port, t.new_launch, factor))
+    except PutBack:
+        t.result(Stage.MEASURE, False, "aborted")
+        raise
+    except Exception as error:
+        t.result(Stage.MEASURE, False, str(error) or type(error).__name__)
+        require_alive(t)
+        return None
+    require_alive(t)
+    t.result(Stage.MEASURE, True, brief(found), measurement=found.to_json())
+    return found
+
+
+def require_alive(t: Transaction) -> None:
+    if t.new is not None and not t.ops.alive(t.new.identity):
+        raise PutBack(t.with_error("The new server got ready and then died.", t.new))
+
+
+def _settled(t: Transaction, verdict: Verdict) -> Verdict:
+    t.intent(Stage.VERDICT)
+    t.result(Stage.VERDICT, True, verdict.sentence, verdict=verdict.to_json())
+    return verdict
+
+
+def _failed() -> Verdict:
+    return Verdict(Judgement.CANNOT_TELL, "The measurement after the change failed, so nothing can be said.")
+
+
+def _unmeasured(t: Transaction) -> Verdict:
+    if t.plan.goal.reading == "ready" or not t.was_up:
+        first = "The server was down and is ready now" if not t.was_up else "The server is ready again"
+        return Verdict(
+            Judgement.FIXED, f"{first}: its own process owns the port and answered the health check."
+        )
+    return Verdict(
+        Judgement.CANNOT_TELL,
+        "The new command runs and is ready. No measurement was agreed to, so whether it helps is not known.",
+    )
+
+
+async def decide(t: Transaction, verdict: Verdict) -> RunState:
+    """Keep, or raise PutBack. With keep="ask" the new server serves until somebody decides."""
+    t.intent(Stage.DECIDE)
+    unmeasured = verdict.judgement is Judgement.CANNOT_TELL and t.state.before is None
+    if t.consent.keep == "ask":
+        if not await _asked(t):
+            raise PutBack("Put back on request.")
+    elif verdict.judgement not in (Judgement.FIXED, Judgement.BETTER) and not unmeasured:
+        t.result(Stage.DECIDE, True, "put back")
+        raise PutBack(verdict.sentence)
+    if t.aborted():
+        raise PutBack("Aborted on request.")
+    require_alive(t)
+    t.result(Stage.DECIDE, True, "kept")
+    return t.end(Outcome.KEPT, "new", f"The new command serves. {verdict.sentence}")
+
+
+async def _asked(t: Transaction) -> bool:
+    """Wait without limit for keep or rollback. A decision that is in the journal already counts."""
+    earlier = [r.data for r in t.records if r.kind == "awaiting"]
+    asked_at = int(earlier[0].get("controls_from", 0)) if earlier else _last_control(t)
+    if not earlier:
+        t.say("awaiting", Stage.DECIDE, {"controls_from": asked_at})
+    while True:
+        for _, kind in t.journal.controls_since(asked_at):
+            t.say("decided", Stage.DECIDE, {"keep": kind == "keep"})
+            if kind == "keep":
+                return True
+            t.result(Stage.DECIDE, True, "put back on request")
+            return False
+        if t.aborted():
+            t.say("decided", Stage.DECIDE, {"keep": False})
+            t.result(Stage.DECIDE, True, "aborted")
+            return False
+        require_alive(t)
+        await asyncio.sleep(t.pace.poll_s)
+
+
+def _last_control(t: Transaction) -> int:
+    seen = t.journal.controls_since(0)
+    return seen[-1][0] if seen else 0

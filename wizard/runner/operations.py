@@ -1,0 +1,119 @@
+"""What a transaction does to the world, as a contract. ``live.py`` keeps it; tests inject faults here."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from wizard.core.measurement import Measurement, Verdict, Workload
+from wizard.core.plan import VerifyGoal
+from wizard.core.target import Identity, Launch, Target
+
+Progress = Callable[[str], None]
+
+MARK = "SGL_WIZARD_SESSION"
+"""Environment variable of a server that a transaction launched: ``<session>:<random>``. By it a later
+runner finds a child whose birth the dead one could not record."""
+
+
+@dataclass(frozen=True)
+class Stopped:
+    """``ok``: no process of the tree is left. ``how``: "drained", "killed", "gone", "refused" ..."""
+
+    ok: bool
+    detail: str
+    how: str = ""
+
+
+@dataclass(frozen=True)
+class Released:
+    """``ok``: the port can be bound and the tree's card memory is back."""
+
+    ok: bool
+    detail: str
+    holders: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Started:
+    """A child that was started; ``log_offset``: bytes that were in its log before."""
+
+    identity: Identity
+    log_path: str | None
+    log_offset: int
+
+
+@dataclass(frozen=True)
+class Readiness:
+    """``ok``: own tree alive and owning the port, health answered by it. ``kind`` else says what it was."""
+
+    ok: bool
+    detail: str
+    kind: str = ""
+    phase_times: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class PortOwner:
+    """Who listens on a port. ``identity`` None: another user's process, cannot be seen."""
+
+    identity: Identity | None
+    argv: tuple[str, ...]
+    detail: str
+
+
+class Operations(Protocol):
+    """Each may raise OSError or RuntimeError-like errors; the transaction turns them into a rollback."""
+
+    def alive(self, identity: Identity) -> bool:
+        """True while this very process runs (a zombie does not)."""
+        ...
+
+    def find_marked(self, mark: str) -> Identity | None:
+        """The root of the tree whose environment carries MARK=mark."""
+        ...
+
+    def port_owner(self, host: str, port: int) -> PortOwner | None: ...
+
+    async def healthy(self, target: Target, port: int) -> bool:
+        """/health answered 200 within a few seconds (503 while draining)."""
+        ...
+
+    async def stop(
+        self, identity: Identity, *, drain_limit_s: float, escalate: bool, on_progress: Progress
+    ) -> Stopped: ...
+
+    async def wait_released(
+        self,
+        identities: Sequence[Identity],
+        target: Target,
+        port: int,
+        *,
+        limit_s: float,
+        on_progress: Progress,
+    ) -> Released: ...
+
+    def log_end(self, launch: Launch) -> tuple[str | None, int]:
+        """Where the launch will log, and how many bytes are there now."""
+        ...
+
+    async def launch(self, launch: Launch) -> Started: ...
+
+    async def wait_ready(
+        self, child: Started, target: Target, port: int, *, deadline_s: float, on_progress: Progress
+    ) -> Readiness: ...
+
+    def last_error(self, child: Started) -> str:
+        """The last line of the child's own log that tells of an error, or ""."""
+        ...
+
+    async def measure(
+        self, target: Target, port: int, launch: Launch, workload: Workload, *, on_progress: Progress
+    ) -> Measurement: ...
+
+    async def observe(
+        self, target: Target, port: int, launch: Launch, *, windows: int, on_progress: Progress
+    ) -> Measurement: ...
+
+    def compare(self, before: Measurement, after: Measurement, goal: VerifyGoal) -> Verdict: ...

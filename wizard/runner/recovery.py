@@ -1,0 +1,95 @@
+"""Bringing a session to an end whose runner died: by what the journal says and what really runs now."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Literal
+
+from wizard.core.plan import Order
+from wizard.core.progress import Outcome, RunState, Stage
+from wizard.core.target import Target
+from wizard.runner.fold import children, intended
+from wizard.runner.journal import Journal, here
+from wizard.runner.operations import Operations
+from wizard.runner.rollback import living_child, put_back
+from wizard.runner.transaction import CalledOff, Pace, PutBack, Transaction
+
+How = Literal["auto", "finish", "rollback"]
+HOWS: tuple[How, ...] = ("auto", "finish", "rollback")
+
+
+async def resume(
+    journal: Journal,
+    order: Order,
+    target: Target,
+    ops: Operations,
+    how: How = "auto",
+    *,
+    pace: Pace | None = None,
+    term: Callable[[], bool] | None = None,
+) -> RunState:
+    """To an end state.
+
+    ``auto``: nothing was touched -> called off; a rollback had begun -> completed; the new server runs
+    (starting or ready) -> waited for, judged, kept or rolled back; it does not -> the old command is put
+    back. ``finish``: goes on with the change also when the new server has to be started. ``rollback``:
+    the old command, also after a session that had ended as kept.
+    """
+    t = Transaction(journal, order, target, ops, pace=pace, term=term)
+    ended = t.state.outcome
+    if ended is not None:
+        again = ended is Outcome.ROLLBACK_FAILED or (ended is Outcome.KEPT and how == "rollback")
+        if not again:
+            return t.state
+        t.say("reopened", None, {"how": how})
+        return await t.guarded(_undo(t, "Rolled back on request."))
+    return await t.guarded(_go_on(t, how))
+
+
+async def _undo(t: Transaction, reason: str) -> RunState:
+    return await put_back(t, reason)
+
+
+async def _go_on(t: Transaction, how: How) -> RunState:
+    if t.journal.meta("host") != here() and _elsewhere(t):
+        raise CalledOff("This session belongs to another machine or container; resume it there.")
+    if how == "finish":
+        seen = t.journal.controls_since(0)
+        t.controls_from = seen[-1][0] if seen else 0  # "finish" overrules an earlier abort
+    if not t.touched:
+        if how == "finish":
+            return await t.forward()
+        raise CalledOff("The runner died before anything was stopped.")
+    if intended(t.records, Stage.ROLLBACK):
+        return await put_back(t, _last_reason(t))
+    if how == "rollback":
+        return await put_back(t, "Rolled back on request, after the runner had died.")
+    child = living_child(t, "new")
+    if child is not None:
+        await t.await_ready(child)
+        return await t.judge_and_decide()
+    if how == "auto" or children(t.records):
+        why = "died too" if children(t.records) else "had not been started"
+        raise PutBack(f"The runner died, and the new server {why}.")
+    identity = t.target.identity
+    if identity is not None:
+        await t.stop_old()
+    await t.start_new()
+    return await t.judge_and_decide()
+
+
+def _elsewhere(t: Transaction) -> bool:
+    """A reboot changes the boot id but not the machine; a new container changes the pid namespace."""
+    was, now = t.journal.meta("host") or {}, here()
+    if was.get("machine_id") and now["machine_id"]:
+        return bool(was["machine_id"] != now["machine_id"])
+    return bool(was.get("hostname") != now["hostname"])
+
+
+def _last_reason(t: Transaction) -> str:
+    reasons = [
+        str(r.data.get("detail", ""))
+        for r in t.records
+        if r.kind == "intent" and r.stage == Stage.ROLLBACK.value and not r.data.get("again")
+    ]
+    return reasons[-1] if reasons else "Rolled back."

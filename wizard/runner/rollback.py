@@ -1,0 +1,195 @@
+"""Putting the old command back, and saying exactly what to type when that fails."""
+
+from __future__ import annotations
+
+import asyncio
+import traceback
+from typing import Literal
+
+from wizard.core.progress import Outcome, RunState, Stage
+from wizard.core.target import Identity
+from wizard.runner.command import help_text
+from wizard.runner.fold import Child, children, fold
+from wizard.runner.operations import PortOwner, Started
+from wizard.runner.transaction import Transaction
+
+HEALTHY_TWICE = 3
+"""So many good health answers in a row after a stop that failed: the server is not draining (a draining
+one answers 503 at once, SGLang 0.5.20 recorded)."""
+
+
+class CannotPutBack(Exception):
+    """The old command cannot be started; the text says why."""
+
+
+async def put_back(t: Transaction, reason: str) -> RunState:
+    """Make the old command serve again and verify it. Never raises; ends the session."""
+    already = any(r.kind == "intent" and r.stage == Stage.ROLLBACK.value for r in t.records)
+    t.intent(Stage.ROLLBACK, detail=reason, again=already)
+    try:
+        return await _put_back(t, reason)
+    except CannotPutBack as error:
+        return _failed(t, reason, str(error))
+    except Exception as error:  # the last line of defence: whatever it is, the person gets the command
+        traceback.print_exc()
+        return _failed(t, reason, f"{type(error).__name__}: {error}")
+
+
+async def _put_back(t: Transaction, reason: str) -> RunState:
+    await _end_new(t)
+    if not t.was_up:
+        t.result(Stage.ROLLBACK, True, "down, as it was before")
+        sentence = f"{reason} The server was down before the change and is down now."
+        return t.end(Outcome.ROLLED_BACK, "none", sentence)
+    identity = t.target.identity
+    if identity is not None and t.ops.alive(identity) and await _still_serves(t, identity):
+        t.result(Stage.ROLLBACK, True, "not needed: the old server never stopped")
+        return t.end(Outcome.CALLED_OFF, "old", f"{reason} The old server did not stop and goes on serving.")
+    last = ""
+    for attempt in range(1, t.pace.rollback_attempts + 1):
+        try:
+            last = await _start_old(t, attempt)
+        except CannotPutBack:
+            raise
+        except Exception as error:
+            traceback.print_exc()
+            last = f"{type(error).__name__}: {error}"
+        if not last:
+            t.say("serving", None, {"serving": "old"})
+            t.result(Stage.ROLLBACK, True, "the old command serves again")
+            return t.end(Outcome.ROLLED_BACK, "old", f"{reason} The old command was put back and serves.")
+        t.say("note", Stage.ROLLBACK, {"text": f"attempt {attempt}: {last}"})
+    raise CannotPutBack(last)
+
+
+def _failed(t: Transaction, reason: str, why: str) -> RunState:
+    t.result(Stage.ROLLBACK, False, why)
+    sentence = f"{reason} The old command could not be put back: {why}"
+    help_ = help_text(t.old_launch, t.journal.path) if t.target.launch else ""
+    return t.end(Outcome.ROLLBACK_FAILED, "none", sentence, help_)
+
+
+def _living(t: Transaction, role: str) -> list[tuple[Child, Identity]]:
+    """Children of this session that run now, recorded or not."""
+    found = []
+    for child in children(t.records):
+        if child.role != role:
+            continue
+        identity = child.identity or t.ops.find_marked(child.mark)
+        if identity is not None and t.ops.alive(identity):
+            found.append((child, identity))
+    return found
+
+
+def living_child(t: Transaction, role: str) -> Started | None:
+    """The latest launched server of this role that still runs; an unrecorded one is recorded now."""
+    alive = _living(t, role)
+    if not alive:
+        return None
+    child, identity = alive[-1]
+    if child.identity is None:
+        port = t.new_port if role == "new" else t.target.port
+        about = {"role": role, "mark": child.mark, "port": port, "identity": identity.to_json()}
+        t.say("launched", None, {**about, "log_path": child.log_path, "log_offset": child.log_offset})
+    return Started(identity, child.log_path, child.log_offset)
+
+
+async def _end_new(t: Transaction) -> None:
+    """No server of the new command is left. One that served gets the agreed drain; one that never did, 10 s."""
+    for _, identity in _living(t, "new"):
+        served = fold("", t.records).serving == "new"
+        limit = t.consent.drain_limit_s if served else min(10.0, t.consent.drain_limit_s)
+        t.progress(Stage.ROLLBACK)(f"stopping the new server (process {identity.pid})")
+        t.say("serving", None, {"serving": "none"})
+        stopped = await t.ops.stop(
+            identity,
+            drain_limit_s=limit,
+            escalate=t.consent.escalate or not served,
+            on_progress=t.progress(Stage.ROLLBACK),
+        )
+        if not stopped.ok:
+            await _wait_gone(t, identity, "the new server still answers its running requests")
+
+
+async def _still_serves(t: Transaction, identity: Identity) -> bool:
+    """True: the old server was never stopped and answers. False: it is gone now.
+
+    It may be draining after the SIGTERM: then it will go down, and what was up must not stay down, so
+    this waits as long as the drain takes (or ends it, where that was agreed to).
+    """
+    good = 0
+    while t.ops.alive(identity):
+        good = good + 1 if await t.ops.healthy(t.target, t.target.port) else 0
+        if good >= HEALTHY_TWICE:
+            return True
+        if good:
+            await asyncio.sleep(t.pace.health_s)
+            continue
+        if not t.consent.escalate:
+            await _wait_gone(
+                t, identity, "the old server still answers its running requests", until_healthy=True
+            )
+            continue
+        stopped = await t.ops.stop(
+            identity,
+            drain_limit_s=t.consent.drain_limit_s,
+            escalate=True,
+            on_progress=t.progress(Stage.ROLLBACK),
+        )
+        if not stopped.ok and t.ops.alive(identity):
+            raise CannotPutBack(f"the old process {identity.pid} neither serves nor ends: {stopped.detail}")
+    return False
+
+
+async def _wait_gone(t: Transaction, identity: Identity, why: str, until_healthy: bool = False) -> None:
+    tell = t.progress(Stage.ROLLBACK)
+    waited = 0.0
+    while t.ops.alive(identity):
+        tell(f"{why}; waiting until it ends, {waited:.0f} s")
+        await asyncio.sleep(t.pace.health_s)
+        waited += t.pace.health_s
+        if until_healthy and await t.ops.healthy(t.target, t.target.port):
+            return
+
+
+async def _start_old(t: Transaction, attempt: int) -> str:
+    """One attempt; "" when the old command serves, else why not. Raises CannotPutBack when trying is no use."""
+    tell, port = t.progress(Stage.ROLLBACK), t.target.port
+    child = living_child(t, "old")
+    if child is None:
+        gone = [i for i in (t.target.identity, *(c.identity for c in children(t.records))) if i is not None]
+        freed = await t.ops.wait_released(
+            gone, t.target, port, limit_s=t.pace.release_limit_s, on_progress=tell
+        )
+        owner = t.ops.port_owner(t.target.host, port)
+        if owner is not None:
+            match await _judge_owner(t, owner):
+                case "ours":
+                    return ""
+                case _:
+                    raise CannotPutBack(f"port {port} is held by {owner.detail}, which was left alone.")
+        if not freed.ok:
+            t.say("note", Stage.ROLLBACK, {"text": f"starting although not all is free: {freed.detail}"})
+        tell("starting the old command" if attempt == 1 else f"starting the old command, attempt {attempt}")
+        child = await t.launch_as("old", t.old_launch, port, Stage.ROLLBACK)
+    ready = await t.ops.wait_ready(child, t.target, port, deadline_s=t.consent.ready_limit_s, on_progress=tell)
+    if ready.ok:
+        return ""
+    why = t.with_error(ready.detail, child)
+    if t.ops.alive(child.identity):
+        await t.ops.stop(child.identity, drain_limit_s=5.0, escalate=True, on_progress=tell)
+    return why
+
+
+async def _judge_owner(t: Transaction, owner: PortOwner) -> Literal["ours", "foreign"]:
+    """Somebody already listens. With the very old command line it was restarted by its supervisor or a
+    person: that is the old command serving."""
+    same = bool(owner.argv) and owner.argv == t.old_launch.argv
+    if same and await t.ops.healthy(t.target, t.target.port):
+        t.say(
+            "note",
+            Stage.ROLLBACK,
+            {"text": f"{owner.detail} was started by somebody else with the old command"},
+        )
+        return "ours"
+    return "foreign"

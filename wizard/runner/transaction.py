@@ -1,0 +1,408 @@
+"""The relaunch as a transaction: save, measure, stop, start, ready, measure, compare, keep or put back.
+
+Each stage writes its intent, acts, writes its result. Promises:
+
+* nothing is stopped before the old launch command is on disk;
+* consent bounds everything: no load is sent, no tree is killed that was not agreed to;
+* what was up is never left down silently: any failure, abort or defect after the stop ends in
+  ``put_back`` (rollback.py), and if that fails in the exact command to type.
+
+When cannot_tell: measured once more with twice the windows. If it still cannot be told, and something
+could have been measured, the change is rolled back: an unproven change is not left in production
+(``keep="ask"`` leaves that to the person).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+import time
+import traceback
+import uuid
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any, Literal, TypeVar
+
+from wizard.core.measurement import Measurement, Workload
+from wizard.core.plan import Order
+from wizard.core.progress import Outcome, RunState, Stage
+from wizard.core.target import Launch, Target
+from wizard.runner.fold import fold
+from wizard.runner.journal import Journal, JournalError, Record
+from wizard.runner.operations import MARK, Operations, Started
+
+T = TypeVar("T")
+Serving = Literal["old", "new", "none", "unknown"]
+
+
+class CalledOff(Exception):
+    """Stop here: the old server was not touched."""
+
+
+class PutBack(Exception):
+    """Undo: the new command did not work out, or the person asked for it."""
+
+
+@dataclass(frozen=True)
+class Pace:
+    """How often things are looked at, and how long they may take. Seconds."""
+
+    poll_s: float = 0.2
+    health_s: float = 2.0
+    release_limit_s: float = 60.0
+    rollback_attempts: int = 2
+
+
+class Transaction:
+    """One run over one journal. ``term`` is asked too whether to abort (SIGTERM to the runner)."""
+
+    def __init__(
+        self,
+        journal: Journal,
+        order: Order,
+        target: Target,
+        ops: Operations,
+        *,
+        pace: Pace | None = None,
+        term: Callable[[], bool] | None = None,
+    ) -> None:
+        self.journal, self.order, self.target, self.ops = journal, order, target, ops
+        self.plan, self.consent = order.plan, order.consent
+        self.pace = pace or Pace()
+        self.term = term or (lambda: False)
+        self.records: list[Record] = list(journal.read_since(0))
+        self.controls_from = 0  # an abort sent while no runner lived counts for the next one
+        self.touched = any(r.kind == "intent" and r.stage == Stage.STOP.value for r in self.records) or any(
+            r.kind == "launching" for r in self.records
+        )
+        self.journal_broken = ""
+        self.new: Started | None = None
+        self.was_up = target.identity is not None
+        self._aborted = False
+
+    # -- what is known
+
+    @property
+    def state(self) -> RunState:
+        return fold(self.journal.path.stem.removeprefix("session-"), self.records)
+
+    @property
+    def old_launch(self) -> Launch:
+        if self.target.launch is None:
+            raise CalledOff("The command that started this server is not known, so it could not be put back.")
+        return self.target.launch
+
+    @property
+    def new_launch(self) -> Launch:
+        launch = self.old_launch.with_argv(self.plan.new_argv)
+        environ = dict(launch.environ)
+        for name, value in self.plan.environ.items():
+            if value is None:
+                environ.pop(name, None)
+            else:
+                environ[name] = value
+        return replace(launch, environ=environ)
+
+    @property
+    def new_port(self) -> int:
+        """The port of the new command: its own --port; without one the port stays."""
+        asked = flag_value(self.plan.new_argv, "--port")
+        if asked is None and flag_value(self.plan.old_argv, "--port") is not None:
+            return 30000  # SGLang's default
+        return int(asked) if asked is not None and asked.isdigit() else self.target.port
+
+    @property
+    def measures_speed(self) -> bool:
+        by_load = self.consent.load_test and self.order.workload is not None
+        return self.plan.goal.reading != "ready" and (by_load or self.consent.passive)
+
+    # -- the journal
+
+    def say(self, kind: str, stage: Stage | None = None, data: Mapping[str, Any] | None = None) -> None:
+        """One record. Once the server was touched a journal that cannot be written does not stop the rescue."""
+        word = stage.value if stage else ""
+        try:
+            seq = self.journal.append(kind, word, data)
+        except JournalError as error:
+            if not self.touched:
+                raise
+            seq = self.records[-1].seq + 1 if self.records else 1
+            if not self.journal_broken:
+                print(f"journal: {error}", file=sys.stderr)
+            self.journal_broken = str(error)
+        at = self.records[-1].at if self.journal_broken and self.records else time.time()
+        self.records.append(Record(seq, at, kind, word, dict(data or {})))
+
+    def intent(self, stage: Stage, **data: Any) -> None:
+        self.say("intent", stage, data)
+
+    def result(self, stage: Stage, ok: bool, detail: str = "", **data: Any) -> None:
+        self.say("result", stage, {"ok": ok, "detail": detail, **data})
+
+    def skip(self, stage: Stage, why: str) -> None:
+        self.say("result", stage, {"ok": True, "skipped": True, "detail": why})
+
+    def progress(self, stage: Stage) -> Callable[[str], None]:
+        def write(detail: str) -> None:
+            try:
+                self.journal.progress(stage.value, detail)
+            except JournalError as error:
+                if not self.touched:
+                    raise
+                self.journal_broken = str(error)
+
+        return write
+
+    def end(self, outcome: Outcome, serving: Serving, sentence: str, help: str = "") -> RunState:
+        self.journal.give_up_reserve()
+        doc = {"outcome": outcome.value, "serving": serving, "sentence": sentence, "help": help}
+        try:
+            self.say("ended", None, doc)
+        except JournalError as error:  # untouched and unwritable: the caller still learns it
+            print(f"journal: {error}", file=sys.stderr)
+            self.records.append(Record(0, time.time(), "ended", "", doc))
+        return self.state
+
+    # -- what the person wants meanwhile
+
+    def aborted(self) -> bool:
+        """An abort (or rollback) was asked for in this session. Stays true."""
+        if not self._aborted:
+            try:
+                asked = {k for _, k in self.journal.controls_since(self.controls_from)}
+            except JournalError:
+                asked = set()
+            self._aborted = self.term() or bool(asked & {"abort", "rollback"})
+        return self._aborted
+
+    async def abortable(self, work: Awaitable[T]) -> T:
+        """Wait for it; PutBack when an abort comes first (the work is cancelled)."""
+        task = asyncio.ensure_future(work)
+        try:
+            while True:
+                done, _ = await asyncio.wait({task}, timeout=self.pace.poll_s)
+                if done:
+                    return task.result()
+                if self.aborted():
+                    raise self._on_abort()
+        finally:
+            if not task.done():
+                task.cancel()
+                await asyncio.wait({task}, timeout=15.0)
+
+    def _on_abort(self) -> Exception:
+        return PutBack("Aborted on request.") if self.touched else CalledOff("Aborted on request.")
+
+    # -- the stages
+
+    async def guarded(self, work: Awaitable[RunState]) -> RunState:
+        """Run stages to an end state, whatever happens in them."""
+        from wizard.runner.rollback import put_back
+
+        try:
+            return await work
+        except CalledOff as reason:
+            serving: Serving = "old" if self.was_up else "none"
+            return self.end(Outcome.CALLED_OFF, serving, f"Called off, nothing was changed. {reason}")
+        except PutBack as reason:
+            return await put_back(self, str(reason))
+        except Exception as error:  # a defect or a failed act must not leave the server down
+            traceback.print_exc()
+            line = f"{type(error).__name__}: {error}"
+            if self.touched:
+                return await put_back(self, f"The relaunch failed ({line}).")
+            serving = "old" if self.was_up else "none"
+            return self.end(Outcome.CALLED_OFF, serving, f"Called off, nothing was changed. {line}")
+
+    async def forward(self) -> RunState:
+        self.snapshot()
+        await self.baseline()
+        await self.stop_old()
+        await self.start_new()
+        return await self.judge_and_decide()
+
+    def snapshot(self) -> None:
+        self.intent(Stage.SNAPSHOT)
+        self._check_possible()
+        self.say("serving", None, {"serving": "old" if self.was_up else "none"})
+        self.result(
+            Stage.SNAPSHOT, True, "the old command, environment, folder and log are in the session file"
+        )
+
+    def _check_possible(self) -> None:
+        launch, identity = self.old_launch, self.target.identity
+        if self.target.remote:
+            raise CalledOff("The server runs on another machine: it can only be relaunched from there.")
+        if identity is not None and os.geteuid() not in (0, launch.uid):
+            raise CalledOff(f"The server runs as user id {launch.uid}: run sgl-wizard as that user or as root.")
+        if identity is not None and not self.ops.alive(identity):
+            self.was_up = False
+            raise CalledOff(f"Process {identity.pid} ended before the change began.")
+        if not self.was_up or self.new_port != self.target.port:
+            owner = self.ops.port_owner(self.target.host, self.new_port)
+            if owner is not None:
+                raise CalledOff(f"Port {self.new_port} is held by {owner.detail}.")
+
+    async def baseline(self) -> None:
+        if not self.was_up:
+            self.skip(Stage.BASELINE, "the server was down: nothing to measure")
+            return
+        if not self.measures_speed:
+            why = (
+                "being ready is the goal"
+                if self.plan.goal.reading == "ready"
+                else "no measurement was agreed to"
+            )
+            self.skip(Stage.BASELINE, why)
+            return
+        self.intent(Stage.BASELINE)
+        try:
+            port = self.target.port
+            found = await self.abortable(self.measured(Stage.BASELINE, port, self.old_launch, 1))
+        except CalledOff:
+            self.result(Stage.BASELINE, False, "aborted")
+            raise
+        except Exception as error:
+            self.result(Stage.BASELINE, False, str(error))
+            raise CalledOff(f"The measurement before the change failed: {error}") from error
+        if not any(w.samples or w.values for w in found.windows):
+            why = next(iter(found.errors), found.note or "no request finished")
+            self.result(Stage.BASELINE, False, why)
+            raise CalledOff(f"The measurement before the change saw nothing: {why}.")
+        self.result(Stage.BASELINE, True, brief(found), measurement=found.to_json())
+
+    async def measured(self, stage: Stage, port: int, launch: Launch, factor: int) -> Measurement:
+        workload = self.order.workload
+        tell = self.progress(stage)
+        if self.consent.load_test and workload is not None:
+            work: Workload = replace(workload, windows=workload.windows * factor)
+            return await self.ops.measure(self.target, port, launch, work, on_progress=tell)
+        return await self.ops.observe(self.target, port, launch, windows=4 * factor, on_progress=tell)
+
+    async def stop_old(self) -> None:
+        identity = self.target.identity
+        if identity is None:
+            self.skip(Stage.STOP, "nothing was running")
+            return
+        if self.aborted():
+            raise self._on_abort()
+        limit = self.consent.drain_limit_s
+        self.intent(Stage.STOP, detail=f"running requests may finish, at most {limit:g} s")
+        self.touched = True
+        stopped = await self.ops.stop(
+            identity, drain_limit_s=limit, escalate=self.consent.escalate, on_progress=self.progress(Stage.STOP)
+        )
+        self.result(Stage.STOP, stopped.ok, stopped.detail)
+        if not stopped.ok:
+            raise PutBack(f"The old server did not stop: {stopped.detail}.")
+        self.say("serving", None, {"serving": "none"})
+        if self.aborted():
+            raise self._on_abort()
+
+    async def start_new(self) -> None:
+        identities = [self.target.identity] if self.target.identity else []
+        self.intent(Stage.RELEASE)
+        freed = await self.abortable(
+            self.ops.wait_released(
+                identities,
+                self.target,
+                self.new_port,
+                limit_s=self.pace.release_limit_s,
+                on_progress=self.progress(Stage.RELEASE),
+            )
+        )
+        self.result(Stage.RELEASE, freed.ok, freed.detail, holders=list(freed.holders))
+        if not freed.ok:
+            if not self.touched:
+                raise CalledOff(f"Not free: {freed.detail}.")
+            raise PutBack(f"Not free for the new server: {freed.detail}.")
+        if self.journal_broken:
+            raise PutBack(f"The journal cannot be written any more: {self.journal_broken}")
+        self.intent(Stage.LAUNCH)
+        child = await self.launch_as("new", self.new_launch, self.new_port, Stage.LAUNCH)
+        self.result(Stage.LAUNCH, True, f"process {child.identity.pid}")
+        await self.await_ready(child)
+
+    async def launch_as(self, role: str, launch: Launch, port: int, stage: Stage) -> Started:
+        """Start a server that carries a mark; the intent is on disk before, the identity right after."""
+        mark = f"{self.journal.path.stem}:{uuid.uuid4().hex[:16]}"
+        environ = {**launch.environ, MARK: mark}
+        log_path, log_offset = self.ops.log_end(launch)
+        about = {"role": role, "mark": mark, "port": port, "log_path": log_path, "log_offset": log_offset}
+        self.say("launching", stage, about)
+        self.touched = True
+        child = await self.ops.launch(replace(launch, environ=environ))
+        found = {
+            "identity": child.identity.to_json(),
+            "log_path": child.log_path,
+            "log_offset": child.log_offset,
+        }
+        self.say("launched", stage, {**about, **found})
+        if role == "new":
+            self.new = child
+        return child
+
+    async def await_ready(self, child: Started) -> None:
+        self.new = child
+        self.intent(Stage.READY)
+        ready = await self.abortable(
+            self.ops.wait_ready(
+                child,
+                self.target,
+                self.new_port,
+                deadline_s=self.consent.ready_limit_s,
+                on_progress=self.progress(Stage.READY),
+            )
+        )
+        self.result(Stage.READY, ready.ok, ready.detail, kind=ready.kind, phase_times=dict(ready.phase_times))
+        if not ready.ok:
+            raise PutBack(f"The new server did not get ready: {self.with_error(ready.detail, child)}")
+        self.say("serving", None, {"serving": "new"})
+
+    def with_error(self, detail: str, child: Started) -> str:
+        """``detail`` and the child's own last error line."""
+        try:
+            said = self.ops.last_error(child)
+        except OSError:
+            said = ""
+        return f"{detail.rstrip('.')}. Its log says: {said}" if said and said not in detail else detail
+
+    async def judge_and_decide(self) -> RunState:
+        from wizard.runner.judging import decide, judge
+
+        verdict = await judge(self)
+        return await decide(self, verdict)
+
+
+def flag_value(argv: tuple[str, ...], flag: str) -> str | None:
+    """The last value of ``--flag value`` or ``--flag=value``; None when absent."""
+    found = None
+    for i, word in enumerate(argv):
+        if word == flag and i + 1 < len(argv):
+            found = argv[i + 1]
+        elif word.startswith(flag + "="):
+            found = word[len(flag) + 1 :]
+    return found
+
+
+def brief(measurement: Measurement) -> str:
+    parts = []
+    for name, unit in (("throughput.output", "tok/s"), ("ttft.p50", "ms TTFT")):
+        if name in measurement.totals:
+            parts.append(f"{measurement.totals[name]:.0f} {unit}")
+    return ", ".join(parts) or measurement.note or "measured"
+
+
+async def run(
+    journal: Journal,
+    order: Order,
+    target: Target,
+    ops: Operations,
+    *,
+    pace: Pace | None = None,
+    term: Callable[[], bool] | None = None,
+) -> RunState:
+    """The whole transaction from its start to an end state. Never raises for a failing server or act."""
+    transaction = Transaction(journal, order, target, ops, pace=pace, term=term)
+    return await transaction.guarded(transaction.forward())
