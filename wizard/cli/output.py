@@ -1,0 +1,49 @@
+"""Exit codes, stdout and stderr: the only module that knows them. stdout is data, stderr is talk."""
+
+from __future__ import annotations
+
+import json
+import sys
+from enum import IntEnum
+from typing import Any
+
+
+class Exit(IntEnum):
+    """Stable: scripts rely on these."""
+
+    OK = 0
+    """Healthy, or fixed."""
+    FOUND = 1
+    """A cause was found and not fixed."""
+    USAGE = 2
+    """Usage, or a flow file that cannot be used."""
+    COULD_NOT_EXAMINE = 3
+    ROLLED_BACK = 4
+    ROLLBACK_FAILED = 5
+    INTERRUPTED = 130
+    TERMINATED = 143
+
+
+class CliError(Exception):
+    """Ends the command with one line and an exit code."""
+
+    def __init__(self, message: str, code: Exit) -> None:
+        super().__init__(message)
+        self.code = code
+
+
+def say(text: str) -> None:
+    """Talk to the person: stderr, cleaned of what a terminal would act on."""
+    from wizard.core.redact import clean
+
+    print("\n".join(clean(line) for line in text.split("\n")), file=sys.stderr, flush=True)
+
+
+def put(text: str) -> None:
+    """Data: stdout."""
+    print(text, flush=True)
+
+
+def put_json(doc: Any) -> None:
+    """The one document of a ``--json`` run."""
+    print(json.dumps(doc, indent=2, ensure_ascii=False, default=str), flush=True)

@@ -1,0 +1,250 @@
+"""From a cause to concrete offers: each remedy with numbers of this server and a checked command line.
+
+A value is computed from readings, kept between its stops, rounded, and never moved the wrong way. A
+flag that the installed version does not take is never offered.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from wizard.core.argv import CommandLine, parse, set_flag, unset_flag, validate
+from wizard.core.argv import diff as argv_diff
+from wizard.core.expr import Env, show
+from wizard.core.flags import Catalogue
+from wizard.core.flow import Cause, Change, FlowBook, Remedy
+from wizard.core.plan import FlagChange, Plan, VerifyGoal
+from wizard.core.reading import Snapshot
+from wizard.core.session import Offer
+from wizard.core.target import Target
+
+
+@dataclass(frozen=True)
+class Move:
+    """One change worked out: ``value`` None = remove; "lower"/"higher" when no number can be known."""
+
+    flag: str
+    value: str | None
+    why: str
+    certain: bool
+    refused: str = ""
+    inert: bool = False
+    """Nothing to do: the flag to remove is not on the command line."""
+
+
+def make_offers(
+    cause: Cause, book: FlowBook, target: Target, snapshot: Snapshot, catalogue: Catalogue
+) -> tuple[Offer, ...]:
+    """An offer for each remedy of the cause, in the cause's order: applicable ones first.
+
+    Remedies whose condition is false here come last, with the reason.
+    """
+    offers = [
+        make_offer(book.remedies[name], cause, target, snapshot, catalogue) for name in cause.remedies
+    ]
+    return tuple(sorted(offers, key=lambda o: (o.plan is None, bool(o.why_not) and not o.intents)))
+
+
+def make_offer(
+    remedy: Remedy, cause: Cause, target: Target, snapshot: Snapshot, catalogue: Catalogue
+) -> Offer:
+    """One remedy for one server: with a plan where it can be applied, else with why not."""
+    env = snapshot.get
+    why, cost = remedy.why.render(env), remedy.cost.render(env)
+    actions = tuple(a.render(env) for a in remedy.actions)
+    applies = remedy.when.evaluate(env) if remedy.when is not None else None
+    if applies is not None and applies.truth is False:
+        reason = "does not apply here: " + "; ".join(t.says() for t in applies.terms)
+        return Offer(remedy, None, reason, (), why, cost, actions)
+    command = _command(target, catalogue)
+    moves = [_move(change, env, command, catalogue) for change in remedy.changes]
+    intents = tuple((m.flag, m.value) for m in moves if m.flag and not m.refused and not m.inert)
+    offer = Offer(remedy, None, "", intents, why, cost, actions)
+    refused = [m.refused for m in moves if m.refused]
+    if refused:
+        return _because(offer, "; ".join(refused), keep_intents=False)
+    if remedy.changes and moves and all(m.inert for m in moves):
+        return _because(offer, f"{moves[0].flag} is not on the command line", keep_intents=False)
+    if not remedy.changes and not remedy.environ and not remedy.waits_for_port:
+        return _because(offer, "this is for a person to do")
+    if applies is not None and applies.truth is None:
+        missing = ", ".join(applies.missing)
+        return _because(offer, f"cannot tell whether it applies: {missing} unknown")
+    if any(not m.certain for m in moves):
+        vague = ", ".join(m.flag for m in moves if not m.certain)
+        return _because(offer, f"no value for {vague} can be computed from the readings at hand")
+    if target.note:
+        return _because(offer, target.note)
+    if target.launch is None or command is None:
+        return _because(offer, "the launch command of this server is not known (give --pid or --command)")
+    if not command.editable:
+        return _because(offer, f"its command line cannot be edited safely: {command.why}")
+    return Offer(
+        remedy, _plan(remedy, cause, env, target, command, moves, catalogue), "", intents, why, cost, actions
+    )
+
+
+def _because(offer: Offer, why_not: str, keep_intents: bool = True) -> Offer:
+    intents = offer.intents if keep_intents else ()
+    return Offer(offer.remedy, None, why_not, intents, offer.why, offer.cost, offer.actions)
+
+
+def _command(target: Target, catalogue: Catalogue) -> CommandLine | None:
+    if target.launch is not None:
+        return parse(target.launch.argv, catalogue)
+    if target.command_text:
+        from wizard.core.argv import split
+
+        return parse(split(target.command_text).argv, catalogue)
+    return None
+
+
+def _move(change: Change, env: Env, command: CommandLine | None, catalogue: Catalogue) -> Move:
+    spec = catalogue.flag_for(change.name)
+    why = change.why.render(env) if change.why else ""
+    if spec is None:
+        return Move("", None, why, True, f"SGLang {catalogue.version} has no flag for {change.name}")
+    current = command.value_of(spec.flag) if command is not None else None
+    if change.action == "unset":
+        inert = command is not None and not command.has(spec.flag)
+        return Move(spec.flag, None, why, True, inert=inert)
+    if change.formula is None:
+        number = _number(change.value)
+        if number is not None and _wrong_way(change, number, _number(current)):
+            return Move(spec.flag, change.value, why, True, f"{spec.flag} is {current} already")
+        return Move(spec.flag, "" if change.value == "true" else change.value, why, True)
+    number = change.formula.number(env)
+    low = change.low.number(env) if change.low else None
+    high = change.high.number(env) if change.high else None
+    if number is None or (change.low and low is None and change.direction == "lower"):
+        return Move(spec.flag, change.direction or None, why, False)
+    if low is not None and high is not None and low > high:
+        return Move(spec.flag, None, why, True, f"{spec.flag} is at its limit: {show(low)} > {show(high)}")
+    number = max(number, low) if low is not None else number
+    number = min(number, high) if high is not None else number
+    number = _rounded(number, change.step, low, high)
+    base = _number(current)
+    if base is None:
+        reading = env(f"server.{change.name}")
+        base = float(reading.x) if reading and isinstance(reading.x, (int, float)) else None
+    if _wrong_way(change, number, base):
+        return Move(spec.flag, None, why, True, f"{spec.flag} is {show(base)}; {change.direction} is not possible")
+    return Move(spec.flag, _text(number, change.step), why, True)
+
+
+def _number(text: str | None) -> float | None:
+    try:
+        return float(text) if text else None
+    except ValueError:
+        return None
+
+
+def _wrong_way(change: Change, new: float, old: float | None) -> bool:
+    if old is None or not change.direction or change.name == "port":
+        return False
+    return new <= old if change.direction == "higher" else new >= old
+
+
+def _rounded(x: float, step: float, low: float | None, high: float | None) -> float:
+    """To a multiple of ``step``, staying within the stops."""
+    value = round(x / step) * step
+    if high is not None and value > high + 1e-9:
+        value = math.floor(high / step + 1e-9) * step
+    if low is not None and value < low - 1e-9:
+        value = math.ceil(low / step - 1e-9) * step
+    return value
+
+
+def _text(x: float, step: float) -> str:
+    if step >= 1:
+        return str(round(x))
+    digits = max(0, math.ceil(-math.log10(step) - 1e-9))
+    return f"{x:.{digits}f}"
+
+
+def _plan(
+    remedy: Remedy,
+    cause: Cause,
+    env: Env,
+    target: Target,
+    command: CommandLine,
+    moves: Sequence[Move],
+    catalogue: Catalogue,
+) -> Plan:
+    assert target.launch is not None
+    old = tuple(target.launch.argv)
+    edited = command
+    for move in moves:
+        if move.inert:
+            continue
+        if move.value is None:
+            edited = unset_flag(edited, move.flag)
+        else:
+            edited = set_flag(edited, move.flag, move.value or None)
+    new = tuple(edited.argv)
+    reasons = {m.flag: m.why for m in moves}
+    changes = tuple(
+        FlagChange(c.flag, c.old, c.new, reasons.get(c.flag, "") or remedy.title)
+        for c in argv_diff(old, new, catalogue)
+    )
+    before = {(p.kind, p.flag) for p in validate(old, catalogue)}
+    fresh = [p for p in validate(new, catalogue) if (p.kind, p.flag) not in before and p.kind != "deprecated"]
+    checks = (
+        ("flags", not fresh, "; ".join(p.message for p in fresh) or f"valid for {catalogue.version}"),
+    )
+    goal = remedy.goal or VerifyGoal("ready")
+    if not target.is_live:
+        goal = VerifyGoal("ready")
+    return Plan(
+        cause_id=cause.id,
+        cause_title=cause.title,
+        remedy_id=remedy.id,
+        remedy_title=remedy.title,
+        old_argv=old,
+        new_argv=new,
+        changes=changes,
+        goal=goal,
+        why=remedy.why.render(env),
+        cost=remedy.cost.render(env),
+        expect=remedy.expect.render(env) if remedy.expect else "",
+        environ=dict(remedy.environ),
+        actions=tuple(a.render(env) for a in remedy.actions),
+        checks=checks,
+    )
+
+
+def forced_plan(target: Target, catalogue: Catalogue, changes: Sequence[tuple[str, str | None]]) -> Plan:
+    """A plan from a person's own changes (``fix --set FLAG=VALUE``): no remedy, checked all the same.
+
+    Raises ValueError with one line when a flag is unknown to the version or the command not editable.
+    """
+    command = _command(target, catalogue)
+    if target.launch is None or command is None:
+        raise ValueError("the launch command of this server is not known")
+    if not command.editable:
+        raise ValueError(f"its command line cannot be edited safely: {command.why}")
+    edited = command
+    for name, value in changes:
+        spec = catalogue.flag_for(name.lstrip("-").replace("-", "_"))
+        if spec is None:
+            raise ValueError(f"SGLang {catalogue.version} has no flag {name}")
+        edited = unset_flag(edited, spec.flag) if value is None else set_flag(edited, spec.flag, value or None)
+    old, new = tuple(target.launch.argv), tuple(edited.argv)
+    problems = [p for p in validate(new, catalogue) if p.kind != "deprecated"]
+    return Plan(
+        cause_id="asked_for",
+        cause_title="A change that you asked for",
+        remedy_id="asked_for",
+        remedy_title="Apply the change you gave",
+        old_argv=old,
+        new_argv=new,
+        changes=argv_diff(old, new, catalogue),
+        goal=VerifyGoal("throughput.output", watch=("ttft.p50", "itl.p99", "requests.failed")),
+        why="You asked for it.",
+        cost="Unknown: this is your own change.",
+        checks=(
+            ("flags", not problems, "; ".join(p.message for p in problems) or f"valid for {catalogue.version}"),
+        ),
+    )

@@ -1,0 +1,76 @@
+"""Pre-flight: what can be known to go wrong before the old server is stopped."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import replace
+from pathlib import Path
+
+from wizard.core.plan import Plan
+from wizard.core.reading import Snapshot
+from wizard.core.target import Target
+
+Check = tuple[str, bool, str]
+
+
+def check_plan(plan: Plan, target: Target, snapshot: Snapshot) -> Plan:
+    """The plan with its checks: (name, passed, detail). Looks only; touches nothing."""
+    checks: list[Check] = list(plan.checks)
+    checks.append(_port(plan, target))
+    model = _model(plan, target)
+    if model is not None:
+        checks.append(model)
+    launch = target.launch
+    if launch is not None:
+        folder = Path(launch.cwd)
+        checks.append(("working directory", folder.is_dir(), str(folder)))
+        if launch.log_path:
+            writable = os.access(launch.log_path, os.W_OK) or not os.path.exists(launch.log_path)
+            checks.append(("log", writable, launch.log_path))
+    if target.remote:
+        checks.append(("host", False, "the server runs on another host; the wizard can only relaunch here"))
+    return replace(plan, checks=tuple(checks))
+
+
+def port_of(argv: tuple[str, ...], default: int) -> int:
+    """The --port of a command line."""
+    for index, word in enumerate(argv):
+        if word == "--port" and index + 1 < len(argv) and argv[index + 1].isdigit():
+            return int(argv[index + 1])
+        if word.startswith("--port=") and word[7:].isdigit():
+            return int(word[7:])
+    return default
+
+
+def _port(plan: Plan, target: Target) -> Check:
+    from wizard.server import ports, proc
+
+    port = port_of(plan.new_argv, target.port)
+    if not 0 < port < 65536:
+        return ("port", False, f"{port} is not a port")
+    state = ports.port_state(target.host, port)
+    if state.state == "free":
+        return ("port", True, f"{port} is free")
+    owner = state.owner
+    if owner is not None and target.identity is not None:
+        tree = {target.identity.pid, *(i.pid for i in proc.descendants(target.identity.pid))}
+        if owner.pid in tree:
+            return ("port", True, f"{port} is the server's own")
+    if not any(c.flag == "--port" for c in plan.changes) and plan.remedy_id and not plan.changes:
+        return ("port", True, f"{port} is taken by pid {owner.pid if owner else '?'}: will wait for it")
+    return ("port", False, f"{port} is taken by pid {owner.pid if owner else '?'}")
+
+
+def _model(plan: Plan, target: Target) -> Check | None:
+    """A model path that is written as an absolute path must exist; SGLang would take it for a hub name."""
+    for index, word in enumerate(plan.new_argv):
+        value = None
+        if word in ("--model-path", "--model") and index + 1 < len(plan.new_argv):
+            value = plan.new_argv[index + 1]
+        elif word.startswith(("--model-path=", "--model=")):
+            value = word.split("=", 1)[1]
+        if value is not None:
+            if value.startswith("/") and not target.simulated:
+                return ("model path", os.path.exists(value), value)
+            return ("model path", True, value)
+    return None
