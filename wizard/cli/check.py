@@ -1,0 +1,42 @@
+"""``sgl-wizard check``: classify and diagnose, change nothing."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+
+from wizard.cli.output import Exit, put, put_json, say
+from wizard.cli.targets import load_flows, resolve
+from wizard.core.session import Offer
+from wizard.core.triage import named
+from wizard.session.document import check_document
+from wizard.session.driver import Driver
+from wizard.session.planner import make_offers
+from wizard.session.text import finding_lines, missing_lines
+
+CODES = {"healthy": Exit.OK, "problem": Exit.FOUND, "unknown": Exit.COULD_NOT_EXAMINE}
+
+
+def run(args: argparse.Namespace) -> int:
+    """Examine the target and print what was found. Exit 0 healthy, 1 problem, 3 cannot tell."""
+    book = load_flows(args)
+    target = resolve(args)
+    driver = Driver(book, read_only=True, window_s=args.window, version=args.sglang_version)
+    state = asyncio.run(driver.examine(target))
+    catalogue = driver.catalogue()
+    offers: dict[str, tuple[Offer, ...]] = {
+        h.cause.id: make_offers(h.cause, book, target, state.snapshot, catalogue)
+        for h in named(state.hypotheses)
+    }
+    if args.json:
+        put_json(check_document(state, offers))
+        return CODES[state.verdict]
+    if target.is_live:
+        say(f"{target.name or 'server'}  {target.base_url}" + ("  (SIMULATED)" if target.simulated else ""))
+    put("\n".join(finding_lines(state, offers)))
+    if state.verdict != "unknown":
+        for line in missing_lines(state):
+            say(line)
+    if state.verdict == "problem":
+        say("To apply a remedy and measure it: sgl-wizard fix (same target).")
+    return CODES[state.verdict]

@@ -1,0 +1,169 @@
+"""The command line: argparse, sub-commands imported when they are run.
+
+Nothing heavy is imported before a command needs it, so that ``--version`` and ``--help`` answer at once.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import signal
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+
+from wizard import __version__
+
+EPILOG = """\
+exit codes: 0 healthy or fixed, 1 a cause was found and not fixed, 2 usage or a bad flow file,
+3 could not examine, 4 change applied and rolled back, 5 rollback failed, 130/143 signals
+"""
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The whole command line of DESIGN.md."""
+    common = argparse.ArgumentParser(add_help=False)
+    group = common.add_argument_group("common")
+    group.add_argument("--json", action="store_true", default=argparse.SUPPRESS, help="one JSON document on stdout")
+    group.add_argument(
+        "--read-only", action="store_true", default=argparse.SUPPRESS, help="show everything, change nothing"
+    )
+    group.add_argument(
+        "--plain", action="store_true", default=argparse.SUPPRESS, help="lines and numbered answers, no full screen"
+    )
+    group.add_argument("--flows", metavar="DIR", default=argparse.SUPPRESS, help="use the flows of this folder")
+    group.add_argument(
+        "--sglang-version",
+        metavar="V",
+        default=argparse.SUPPRESS,
+        help="take this SGLang version instead of the installed one",
+    )
+    target = argparse.ArgumentParser(add_help=False)
+    group = target.add_argument_group("target (default: the one server on this host)")
+    group.add_argument("--url", help="a running server, e.g. http://127.0.0.1:30000")
+    group.add_argument("--pid", type=int, help="a running server, by any process of it")
+    group.add_argument("--log", metavar="FILE", help="a saved log, or the log of a server that is down")
+    group.add_argument("--command", metavar="STR", dest="command_text", help="its launch command line")
+    group.add_argument("--metrics", metavar="FILE", help="a saved /metrics page")
+    group.add_argument("--symptom", metavar="STR", default="", help="what hurts, in words")
+    group.add_argument("--hardware", metavar="STR", default="", help="the cards, in words")
+    group.add_argument(
+        "--local",
+        action="store_true",
+        help="with --log: the server belongs to this host, look at its port and GPU too",
+    )
+    parser = argparse.ArgumentParser(
+        prog="sgl-wizard",
+        description="From \"my SGLang server is in trouble\" to a fix, and the measurement that shows it.",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        parents=[common, target],
+    )
+    parser.add_argument("--version", action="version", version=f"sgl-wizard {__version__}")
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND")
+    both = [common, target]
+
+    demo = commands.add_parser("demo", parents=[common], help="the wizard on a simulated server with a fault in it")
+    demo.add_argument("scenario", nargs="?", default="queue_cap", help="queue_cap (default), kv_pool, oom, healthy ...")
+    demo.add_argument("--headless", action="store_true", help="play it through without a screen")
+    demo.add_argument("--list", action="store_true", help="list the scenarios")
+
+    check = commands.add_parser("check", parents=both, help="classify and diagnose, change nothing")
+    check.add_argument("--window", type=float, default=2.0, metavar="S", help="seconds to watch the metrics")
+
+    fix = commands.add_parser("fix", parents=both, help="diagnose, apply the remedy, measure, keep or roll back")
+    fix.add_argument("--window", type=float, default=2.0, metavar="S", help="seconds to watch the metrics")
+    fix.add_argument("--cause", metavar="ID", help="treat this cause")
+    fix.add_argument("--remedy", metavar="ID", help="take this remedy of it")
+    fix.add_argument("--set", action="append", default=[], metavar="FLAG=VALUE", help="apply your own change instead")
+    fix.add_argument("--unset", action="append", default=[], metavar="FLAG", help="drop a flag instead")
+    fix.add_argument("--yes", action="store_true", help="agree to the plan, its restart and its load test")
+    fix.add_argument("--dry-run", action="store_true", help="show the plan, change nothing")
+    fix.add_argument("--passive", action="store_true", help="judge by the live traffic; send nothing")
+    fix.add_argument("--no-load-test", action="store_true", help="apply without measuring")
+    fix.add_argument("--drain", type=float, default=60.0, metavar="S", help="let running requests end for so long")
+    fix.add_argument("--no-escalate", action="store_true", help="never kill what does not stop by itself")
+    fix.add_argument("--ready-limit", type=float, default=900.0, metavar="S", help="longest wait for ready")
+    load = fix.add_argument_group("load test (default: like the load it sees)")
+    load.add_argument("--clients", type=int, metavar="N")
+    load.add_argument("--input-tokens", type=int, metavar="N")
+    load.add_argument("--output-tokens", type=int, metavar="N")
+    load.add_argument("--windows", type=int, metavar="N")
+    load.add_argument("--window-s", type=float, metavar="S")
+
+    probe = commands.add_parser("probe", parents=both, help="show what the probes see")
+    probe.add_argument("names", nargs="*", metavar="NAME", help="gpu host port process http sglang metrics log")
+    probe.add_argument("--watch", action="store_true", help="again and again, until Ctrl-C")
+    probe.add_argument("--window", type=float, default=2.0, metavar="S", help="seconds to watch the metrics")
+
+    flows = commands.add_parser("flows", help="the decision trees")
+    verbs = flows.add_subparsers(dest="verb", metavar="VERB", required=True)
+    verbs.add_parser("list", parents=[common], help="the flows and their causes")
+    lint = verbs.add_parser("lint", parents=[common], help="prove that they hang together")
+    lint.add_argument("folder", nargs="?", help="a folder of flow files (default: the built-in ones)")
+    graph = verbs.add_parser("graph", parents=[common], help="draw them")
+    graph.add_argument("flow", nargs="?")
+    graph.add_argument("--dot", action="store_true", help="as Graphviz")
+    verbs.add_parser("schema", parents=[common], help="JSON Schema for editors")
+
+    sessions = commands.add_parser("sessions", help="changes made and under way")
+    verbs = sessions.add_subparsers(dest="verb", metavar="VERB", required=True)
+    verbs.add_parser("list", parents=[common], help="all sessions, newest first")
+    for verb, text in (
+        ("show", "where one stands"),
+        ("resume", "follow a running one; finish or roll back one whose runner died"),
+        ("rollback", "put the old command back"),
+        ("report", "what happened, as a text to keep"),
+    ):
+        one = verbs.add_parser(verb, parents=[common], help=text)
+        one.add_argument("session", nargs="?", help="its number (default: the newest)")
+        if verb == "resume":
+            one.add_argument("--rollback", action="store_true", help="put the old command back")
+    return parser
+
+
+_MODULES = {
+    "demo": "wizard.cli.demo",
+    "check": "wizard.cli.check",
+    "fix": "wizard.cli.fix",
+    "probe": "wizard.cli.probe",
+    "flows": "wizard.cli.flows",
+    "sessions": "wizard.cli.sessions",
+    None: "wizard.cli.screen",
+}
+
+
+def run(argv: Sequence[str]) -> int:
+    """Run a command line and return its exit code. Errors become one line on stderr."""
+    parser = build_parser()
+    args = parser.parse_args(list(argv))
+    for name, default in (
+        ("json", False),
+        ("read_only", False),
+        ("plain", False),
+        ("flows", None),
+        ("sglang_version", None),
+    ):
+        if not hasattr(args, name):
+            setattr(args, name, default)
+    from wizard.cli.output import CliError, Exit, say
+
+    signal.signal(signal.SIGTERM, _terminated)
+    try:
+        return int(import_module(_MODULES[args.command]).run(args))
+    except CliError as error:
+        say(f"sgl-wizard: {error}")
+        return int(error.code)
+    except KeyboardInterrupt:
+        say("sgl-wizard: interrupted")
+        return int(Exit.INTERRUPTED)
+    except BrokenPipeError:
+        # The reader of stdout went away (head, a closed pager): nothing more to say to it.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return int(Exit.OK)
+
+
+def _terminated(_signum: int, _frame: object) -> None:
+    from wizard.cli.output import Exit
+
+    sys.exit(int(Exit.TERMINATED))

@@ -1,0 +1,98 @@
+"""From the TARGET options to one Target, or one clear line why not."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from dataclasses import replace
+from pathlib import Path
+
+from wizard.cli.output import CliError, Exit
+from wizard.core.flow import FlowBook
+from wizard.core.target import Target
+
+
+def load_flows(args: argparse.Namespace) -> FlowBook:
+    """The flows to use; a broken file ends the command with exit code 2 and every problem's place."""
+    from wizard.flowfile.load import load_book
+    from wizard.flowfile.resources import flows_dir
+    from wizard.flowfile.source import FlowFileError
+
+    folder = Path(args.flows) if args.flows else flows_dir()
+    try:
+        return load_book(folder)
+    except FlowFileError as error:
+        raise CliError(str(error), Exit.USAGE) from None
+
+
+def resolve(args: argparse.Namespace, *, relaunch: bool = False) -> Target:
+    """The target that was asked for. ``relaunch``: a log with a command is a server of this host that is down.
+
+    Raises CliError: 2 for a choice that the person has to make, 3 when there is nothing to examine.
+    """
+    from wizard.server.discovery import TargetError, find_servers, target_from_pid, target_from_url
+
+    given = [name for name in ("url", "pid", "log") if getattr(args, name) is not None]
+    if len(given) > 1 and set(given) != {"pid", "log"}:
+        raise CliError(f"--{given[0]} and --{given[1]} name different targets; give one", Exit.USAGE)
+    try:
+        if args.url is not None:
+            target = target_from_url(args.url)
+        elif args.pid is not None:
+            target = target_from_pid(args.pid)
+        elif args.log is not None or args.command_text is not None or args.metrics is not None:
+            return _saved(args, relaunch or args.local)
+        else:
+            found = find_servers()
+            if not found:
+                raise CliError(
+                    "no SGLang server runs on this host. Give --url, --pid, or --log FILE of one that is down; "
+                    "or try: sgl-wizard demo",
+                    Exit.COULD_NOT_EXAMINE,
+                )
+            if len(found) > 1:
+                rows = "\n".join(f"  --pid {t.identity.pid if t.identity else '?'}   {t.base_url}  {t.name}" for t in found)
+                raise CliError(f"{len(found)} servers run on this host; choose one:\n{rows}", Exit.USAGE)
+            target = found[0]
+    except TargetError as error:
+        raise CliError(str(error), Exit.COULD_NOT_EXAMINE) from None
+    changes: dict[str, str] = {"symptom": args.symptom, "hardware": args.hardware}
+    if args.log is not None:
+        changes["log_path"] = _readable(args.log)
+    if args.sglang_version:
+        changes["version"] = args.sglang_version
+    return replace(target, **changes)  # type: ignore[arg-type]
+
+
+def _readable(path: str) -> str:
+    if os.path.isdir(path):
+        raise CliError(f"{path} is a folder, not a log file", Exit.COULD_NOT_EXAMINE)
+    try:
+        with open(path, "rb"):
+            return os.path.abspath(path)
+    except OSError as error:
+        raise CliError(f"{path} cannot be read: {error.strerror}", Exit.COULD_NOT_EXAMINE) from None
+
+
+def _saved(args: argparse.Namespace, local: bool) -> Target:
+    """A saved log (evidence only), or a server of this host that is down (``local``)."""
+    log_path = _readable(args.log) if args.log is not None else None
+    metrics_path = _readable(args.metrics) if args.metrics is not None else None
+    if local and args.command_text:
+        from wizard.core.argv import split
+        from wizard.server.discovery import target_from_command
+
+        command = split(args.command_text)
+        environ = {**os.environ, **command.environ}
+        target = target_from_command(tuple(command.argv), os.getcwd(), environ, log_path)
+    else:
+        target = Target(port=0, command_text=args.command_text or "")
+    return replace(
+        target,
+        log_path=log_path,
+        metrics_path=metrics_path,
+        command_text=args.command_text or "",
+        version=args.sglang_version or target.version,
+        symptom=args.symptom,
+        hardware=args.hardware,
+    )
