@@ -64,3 +64,16 @@ def _differing(launch: Launch, environ: Mapping[str, str]) -> dict[str, str]:
         for name, value in launch.environ.items()
         if name not in _SESSION_NOISE and environ.get(name) != value
     }
+
+
+_CONTROL = re.compile(r"\x1b\[[0-9;?]*[ -/]*[@-~]|\x1b.|[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+_SECRET_TEXT = re.compile(
+    r"((?:api_key|admin_api_key|hf_token|authorization)['\"]?\s*[=:]\s*(?:Bearer\s+)?['\"]?)(?!None\b)[^'\",\s)]+",
+    re.IGNORECASE,
+)
+
+
+def clean_line(line: str) -> str:
+    """A log line safe to show: no escape sequences, and the api key of ``server_args=`` hidden."""
+    plain = _CONTROL.sub("", line)
+    return _SECRET_TEXT.sub(rf"\g<1>{HIDDEN}", plain)

@@ -100,6 +100,9 @@ class Journal:
             raise JournalError(f"{path}: no such session. See `sgl-wizard sessions list`.")
         try:
             journal = Journal(path, _connect(path))
+            sound = journal._db.execute("PRAGMA quick_check(1)").fetchone()  # a few ms: sessions are small
+            if sound[0] != "ok":
+                raise sqlite3.DatabaseError(str(sound[0]).splitlines()[-1])
             version = journal.meta("schema_version")
         except sqlite3.Error as error:
             raise JournalError(f"{path}: not a session journal, or damaged ({error}).") from error

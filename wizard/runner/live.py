@@ -1,0 +1,160 @@
+"""The real operations: thin calls into wizard.server, wizard.measure and the GPU probe, all imported late."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from wizard.core.measurement import Measurement, Verdict, Workload
+from wizard.core.plan import VerifyGoal
+from wizard.core.target import Identity, Launch, Target
+from wizard.runner import processes
+from wizard.runner.command import clean_line
+from wizard.runner.operations import PortOwner, Progress, Readiness, Released, Started, Stopped
+from wizard.runner.state_dir import server_log_path
+from wizard.runner.transaction import flag_value
+
+HEALTH_LIMIT_S = 5.0
+"""A healthy /health takes 1.0 s by design, a dead scheduler's answers 503 only after 20 s (recorded)."""
+
+_ERROR_LINE = re.compile(
+    r"^(?:\S+: )?error: |^(?:\w+\.)*\w*(?:Error|Exception|Exit)\b\s*(?::|$)|\b(?:ERROR|CRITICAL)\b"
+)
+_TAIL_BYTES = 65536
+
+
+class LiveOperations:
+    """Acts on this machine. ``journal``: the session's file, beside which a fallback server log lives."""
+
+    def __init__(self, journal: Path) -> None:
+        self._fallback_log = str(server_log_path(journal))
+
+    def alive(self, identity: Identity) -> bool:
+        return processes.is_alive(identity)
+
+    def find_marked(self, mark: str) -> Identity | None:
+        return processes.find_marked(mark)
+
+    def port_owner(self, host: str, port: int) -> PortOwner | None:
+        return processes.port_owner(port)
+
+    async def healthy(self, target: Target, port: int) -> bool:
+        import httpx
+
+        try:
+            async with httpx.AsyncClient(timeout=HEALTH_LIMIT_S, trust_env=False) as client:
+                answer = await client.get(f"{_base_url(target, port)}/health")
+            return answer.status_code == 200
+        except httpx.HTTPError:
+            return False
+
+    async def stop(
+        self, identity: Identity, *, drain_limit_s: float, escalate: bool, on_progress: Progress
+    ) -> Stopped:
+        from wizard.server.stop import stop_tree
+
+        done = await stop_tree(
+            identity,
+            drain_limit_s=drain_limit_s,
+            escalate=escalate,
+            on_progress=on_progress,
+            cancelled=lambda: False,  # a drain that has begun is ended; the old command then comes back
+        )
+        return Stopped(done.ok, done.detail, str(done.how))
+
+    async def wait_released(
+        self,
+        identities: Sequence[Identity],
+        target: Target,
+        port: int,
+        *,
+        limit_s: float,
+        on_progress: Progress,
+    ) -> Released:
+        from wizard.server.release import wait_released
+
+        done = await wait_released(
+            tuple(identities),
+            target.host,
+            port,
+            card_memory=_card_memory(target),
+            limit_s=limit_s,
+            on_progress=on_progress,
+        )
+        return Released(done.ok, done.detail, tuple(str(h) for h in done.holders))
+
+    def log_end(self, launch: Launch) -> tuple[str | None, int]:
+        path = launch.log_path or self._fallback_log
+        try:
+            return path, os.stat(path).st_size
+        except OSError:
+            return path, 0
+
+    async def launch(self, launch: Launch) -> Started:
+        from wizard.server.launch import launch as start
+
+        child = start(launch, fallback_log=Path(self._fallback_log))
+        return Started(child.identity, str(child.log_path) if child.log_path else None, child.log_offset)
+
+    async def wait_ready(
+        self, child: Started, target: Target, port: int, *, deadline_s: float, on_progress: Progress
+    ) -> Readiness:
+        from wizard.server.ready import wait_ready
+
+        done = await wait_ready(
+            child.identity,
+            target.host,
+            port,
+            log_path=Path(child.log_path) if child.log_path else None,
+            log_offset=child.log_offset,
+            deadline_s=deadline_s,
+            on_progress=on_progress,
+        )
+        return Readiness(done.ok, done.detail, str(done.kind), dict(done.phase_times))
+
+    def last_error(self, child: Started) -> str:
+        if child.log_path is None:
+            return ""
+        with open(child.log_path, "rb") as log:
+            size = log.seek(0, os.SEEK_END)
+            start = child.log_offset if child.log_offset <= size else 0
+            log.seek(max(start, size - _TAIL_BYTES))
+            lines = log.read(_TAIL_BYTES).decode("utf-8", errors="replace").splitlines()
+        found = [line for line in lines if _ERROR_LINE.search(line)]
+        return clean_line(found[-1]).strip()[:300] if found else ""
+
+    async def measure(
+        self, target: Target, port: int, launch: Launch, workload: Workload, *, on_progress: Progress
+    ) -> Measurement:
+        from wizard.measure.client import measure
+
+        key = flag_value(launch.argv, "--api-key")
+        return await measure(_base_url(target, port), workload, api_key=key, progress=on_progress)
+
+    async def observe(
+        self, target: Target, port: int, launch: Launch, *, windows: int, on_progress: Progress
+    ) -> Measurement:
+        from wizard.measure.passive import observe
+
+        key = flag_value(launch.argv, "--api-key")
+        return await observe(_base_url(target, port), windows=windows, api_key=key, progress=on_progress)
+
+    def compare(self, before: Measurement, after: Measurement, goal: VerifyGoal) -> Verdict:
+        from wizard.core.verdict import compare
+
+        return compare(before, after, goal)
+
+
+def _base_url(target: Target, port: int) -> str:
+    return replace(target, port=port).base_url
+
+
+def _card_memory(target: Target) -> Callable[[], dict[int, int]] | None:
+    try:
+        from wizard.probes.gpu import card_memory_by_pid
+    except ImportError:
+        return None
+    return lambda: card_memory_by_pid(target)
