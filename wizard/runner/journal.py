@@ -98,6 +98,7 @@ class Journal:
         """Raises JournalError when the file is no whole journal of this schema version."""
         if not path.is_file():
             raise JournalError(f"{path}: no such session. See `sgl-wizard sessions list`.")
+        journal: Journal | None = None
         try:
             journal = Journal(path, _connect(path))
             sound = journal._db.execute("PRAGMA quick_check(1)").fetchone()  # a few ms: sessions are small
@@ -105,6 +106,8 @@ class Journal:
                 raise sqlite3.DatabaseError(str(sound[0]).splitlines()[-1])
             version = journal.meta("schema_version")
         except sqlite3.Error as error:
+            if journal is not None:
+                journal.close()
             raise JournalError(f"{path}: not a session journal, or damaged ({error}).") from error
         if version != SCHEMA_VERSION:
             journal.close()
@@ -121,7 +124,7 @@ class Journal:
             row = self._db.execute("SELECT json FROM meta WHERE key = ?", (key,)).fetchone()
             return json.loads(row[0]) if row else None
         except (sqlite3.Error, ValueError) as error:
-            raise JournalError(f"{self.path}: damaged at '{key}' ({error}).") from error
+            raise JournalError(f"{self.path}: no session journal, or damaged at '{key}' ({error}).") from error
 
     @property
     def session_id(self) -> str:

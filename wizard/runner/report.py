@@ -227,3 +227,17 @@ def _measured(measurement: Measurement | None) -> dict[str, Any]:
         return {}
     doc = measurement.to_json()
     return {**doc["totals"], "windows": doc["windows"], "workload": doc["workload"], "errors": doc["errors"]}
+
+
+def write_report(path: Path) -> Path | None:
+    """The report beside the session file, 0600. None when it cannot be written (a full disk)."""
+    import os
+
+    to = path.with_suffix(".md")
+    try:
+        descriptor = os.open(to, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+            file.write(report(path))
+    except OSError:
+        return None
+    return to
