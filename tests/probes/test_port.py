@@ -1,0 +1,125 @@
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from wizard.core.reading import Outcome
+from wizard.core.target import Identity, Launch, Target
+from wizard.core.vocabulary import VOCABULARY
+from wizard.probes import port, process
+from wizard.probes.base import NoData
+
+BOOT_ID = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+LAUNCH = Launch(("python", "-m", "sglang.launch_server"), "/")
+
+LISTEN = """
+import socket, sys
+s = socket.socket()
+s.bind(("127.0.0.1", 0))
+s.listen()
+print(s.getsockname()[1], flush=True)
+sys.stdin.read()
+"""
+
+
+@pytest.fixture
+def squatter() -> Iterator[tuple[int, int]]:
+    """Somebody else's server with a secret in its command line: (pid, port)."""
+    child = subprocess.Popen(
+        [sys.executable, "-c", LISTEN, "--api-key", "hunter2"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert child.stdout is not None
+    yield child.pid, int(child.stdout.readline())
+    child.communicate("")
+
+
+def own_identity() -> Identity:
+    found = process.read_stat(os.getpid())
+    assert found is not None
+    return Identity(os.getpid(), found[1], BOOT_ID)
+
+
+def test_taken_by_somebody_else(squatter: tuple[int, int]) -> None:
+    pid, number = squatter
+    result = port.examine(Target(port=number, launch=LAUNCH))
+    assert result.outcome is Outcome.OK
+    x = {name: value.x for name, value in result.values.items()}
+    assert set(x) <= set(VOCABULARY)
+    assert x["port.number"] == number
+    assert x["port.state"] == "listening"
+    assert x["port.owner_pid"] == pid
+    assert x["port.owner_kind"] == "other"
+    assert x["port.owner_is_target"] is False
+    assert "hunter2" not in x["port.owner_command"]
+    assert "--api-key" in x["port.owner_command"]
+    assert x["port.suggested_free"] != number
+    assert port.can_bind("127.0.0.1", x["port.suggested_free"])
+
+
+def test_held_by_the_targets_own_child(squatter: tuple[int, int]) -> None:
+    pid, number = squatter
+    x = {k: v.x for k, v in port.examine(Target(port=number, identity=own_identity())).values.items()}
+    assert x["port.owner_kind"] == "target"
+    assert x["port.owner_is_target"] is True
+    assert x["port.owner_pid"] == pid
+
+
+def test_free() -> None:
+    with socket.socket() as bound:  # bound but not listening: nobody else gets it meanwhile
+        bound.bind(("127.0.0.1", 0))
+        number = bound.getsockname()[1]
+        x = {k: v.x for k, v in port.examine(Target(port=number, launch=LAUNCH)).values.items()}
+    assert x["port.state"] == "free"
+    assert "port.owner_pid" not in x
+    assert "port.owner_is_target" not in x
+
+
+def test_an_owner_that_cannot_be_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(port, "find_listeners", lambda: [port.Listener("0.0.0.0", 30000, None)])
+    result = port.examine(Target(port=30000, launch=LAUNCH))
+    assert result.values["port.owner_kind"].x == "unknown"
+    assert "port.owner_is_target" not in result.values
+    assert "permission" in (result.reason or "")
+
+
+@pytest.mark.parametrize(
+    ("command", "kind"),
+    [
+        ("/usr/bin/python3 -m sglang.launch_server --model-path m", "sglang"),
+        ("/opt/venv/bin/sglang serve --model-path m", "sglang"),
+        ("sglang::scheduler", "sglang"),
+        ("python -m wizard.simulator --port 1", "sglang"),
+        ("python -m http.server 30000", "other"),
+        ("vim sglang.py", "other"),
+    ],
+)
+def test_kinds(command: str, kind: str) -> None:
+    assert port.kind_of(4711, command, ()) == kind
+    assert port.kind_of(4711, command, (4711,)) == "target"
+
+
+def test_suggestion_skips_what_is_taken_and_stays_a_port() -> None:
+    taken = [port.Listener("127.0.0.1", p, None) for p in range(30001, 30010)]
+    found = port.suggest_free("127.0.0.1", 30000, taken)
+    assert found is not None
+    assert 30010 <= found <= 30200
+    top = port.suggest_free("127.0.0.1", 65535, [])
+    assert top is not None
+    assert 65335 <= top < 65535
+    beyond = port.suggest_free("127.0.0.1", 99999, [])
+    assert beyond is None or beyond <= 65535
+
+
+@pytest.mark.parametrize("target", [Target(remote=True), Target(log_path="server.log")])
+def test_another_machine_is_not_looked_at(target: Target) -> None:
+    with pytest.raises(NoData):
+        port.examine(target)

@@ -1,0 +1,143 @@
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from wizard.core.reading import Outcome
+from wizard.core.target import Identity, Launch, Target
+from wizard.core.vocabulary import VOCABULARY
+from wizard.probes import process
+from wizard.probes.base import NoData
+
+BOOT_ID = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+
+PARENT = """
+import subprocess, sys
+child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
+print(child.pid, flush=True)
+sys.stdin.read()
+child.kill()
+child.wait()
+"""
+
+
+def wait_until(look: Callable[[], bool], limit_s: float = 10.0) -> None:
+    deadline = time.monotonic() + limit_s
+    while not look():
+        assert time.monotonic() < deadline, "the state did not come"
+        time.sleep(0.02)
+
+
+def identify(pid: int) -> Identity:
+    found = process.read_stat(pid)
+    assert found is not None
+    return Identity(pid, found[1], BOOT_ID)
+
+
+@pytest.fixture
+def family() -> Iterator[tuple[subprocess.Popen[str], int]]:
+    """A parent with one child; both end when the parent's stdin closes."""
+    parent = subprocess.Popen(
+        [sys.executable, "-c", PARENT], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    assert parent.stdout is not None
+    child = int(parent.stdout.readline())
+    yield parent, child
+    if parent.poll() is None:
+        parent.communicate("", timeout=10)
+
+
+def test_a_living_tree(family: tuple[subprocess.Popen[str], int]) -> None:
+    parent, child = family
+    target = Target(identity=identify(parent.pid))
+    assert process.tree_pids(target) == {parent.pid, child}
+
+    result = process.examine(target)
+
+    assert result.outcome is Outcome.OK
+    x = {name: value.x for name, value in result.values.items()}
+    assert set(x) <= set(VOCABULARY)
+    assert x["process.alive"] is True
+    assert x["process.pid"] == parent.pid
+    assert x["process.children"] == 1
+    assert x["process.stopped_children"] == 0
+    assert x["process.state"] == "sleeping"
+    assert 0 <= x["process.uptime_s"] < 600
+    assert 0.005 < x["process.rss_gb"] < 1
+    assert 0 <= x["process.cpu_percent"] < 100 * (os.cpu_count() or 1)
+    assert x["process.user"]
+
+
+def test_a_stopped_child_is_counted(family: tuple[subprocess.Popen[str], int]) -> None:
+    parent, child = family
+    target = Target(identity=identify(parent.pid))
+    os.kill(child, signal.SIGSTOP)
+    try:
+        wait_until(lambda: (process.read_stat(child) or ("", 0))[0] == "T")
+        assert process.examine(target).values["process.stopped_children"].x == 1
+    finally:
+        os.kill(child, signal.SIGCONT)
+
+
+def test_cpu_of_a_busy_process_is_seen() -> None:
+    busy = subprocess.Popen([sys.executable, "-c", "while True: pass"])
+    try:
+        assert process.examine(Target(identity=identify(busy.pid))).values["process.cpu_percent"].x > 5
+    finally:
+        busy.kill()
+        busy.wait()
+
+
+def test_a_zombie_is_not_alive() -> None:
+    short = subprocess.Popen([sys.executable, "-c", "import sys; sys.stdin.read()"], stdin=subprocess.PIPE)
+    identity = identify(short.pid)
+    assert short.stdin is not None
+    short.stdin.close()
+    wait_until(lambda: (process.read_stat(short.pid) or ("", 0))[0] == "Z")
+    result = process.examine(Target(identity=identity))
+    assert result.values["process.alive"].x is False
+    assert result.values["process.state"].x == "zombie"
+    short.wait()
+    gone = process.examine(Target(identity=identity))
+    assert gone.values["process.alive"].x is False
+    assert gone.reason is not None
+    assert "gone" in gone.reason
+
+
+def test_a_reused_pid_is_another_process() -> None:
+    own = identify(os.getpid())
+    reused = Target(identity=Identity(own.pid, own.start_ticks - 1, own.boot_id))
+    result = process.examine(reused)
+    assert result.values["process.alive"].x is False
+    assert "another process" in (result.reason or "")
+    assert process.tree_pids(reused) == set()
+    before_reboot = Target(identity=Identity(own.pid, own.start_ticks, "0" * 36))
+    assert process.tree_pids(before_reboot) == set()
+
+
+def test_targets_without_a_process() -> None:
+    down = process.examine(Target(launch=Launch(("python", "-m", "sglang.launch_server"), "/")))
+    assert down.values["process.alive"].x is False
+    for target in (Target(log_path="server.log"), Target(remote=True)):
+        with pytest.raises(NoData):
+            process.examine(target)
+
+
+def test_stat_of_a_name_with_parentheses_and_spaces(tmp_path: Path) -> None:
+    tool = tmp_path / "a ) (b"
+    tool.symlink_to("/bin/sleep")
+    running = subprocess.Popen([str(tool), "30"])
+    try:
+        wait_until(lambda: ") (b" in Path(f"/proc/{running.pid}/stat").read_text())
+        assert process.is_running(running.pid, identify(running.pid).start_ticks)
+    finally:
+        running.kill()
+        running.wait()
+    assert process.read_stat(running.pid) is None

@@ -1,0 +1,391 @@
+"""The target's cards: memory and who holds it, power, clock, temperature.
+
+Two providers of the same readings: NVML (through pynvml, imported late) and, for the wizard's simulator, the
+JSON file in which it keeps its simulated card.
+
+With several cards the readings of load (power, clock, temperature, name) are those of the target's first card;
+those of memory are of the one of its cards with the least free memory, because that one runs out first.
+"""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from wizard.core.reading import Outcome, ProbeResult, Trust, Value
+from wizard.core.target import Target
+from wizard.probes.base import NoData, ProbeContext, ProbeSpec, Unavailable, in_thread
+from wizard.probes.process import GIB, command_of, is_running, read_stat, tree_pids
+
+UNLISTED_BYTES = int(1.5 * GIB)
+"""Memory in use beyond what the listed processes hold, more than the driver's own share explains: an H200 has
+615 MiB in use with no process on it (recordings/h200, nvml_10hz)."""
+
+RELEASE_LIMIT_S = 3.0
+
+_nvml_guard = threading.Lock()
+
+
+@dataclass
+class Card:
+    """One card as a provider saw it. ``holders``: bytes by pid; None = listed without a number."""
+
+    index: int
+    uuid: str = ""
+    total_bytes: int | None = None
+    used_bytes: int | None = None
+    free_bytes: int | None = None
+    holders: dict[int, int | None] = field(default_factory=dict)
+    readings: dict[str, Value] = field(default_factory=dict)
+    missing: list[str] = field(default_factory=list)
+
+
+def explain_failure(error: Exception, nvml: ModuleType) -> Unavailable:
+    """What an NVML error means on this machine, and what to do about it."""
+    code = getattr(error, "value", None)
+    known: dict[int, tuple[str, str]] = {
+        nvml.NVML_ERROR_LIBRARY_NOT_FOUND: (
+            "no NVIDIA driver is installed here (libnvidia-ml.so.1 was not found)",
+            "run the wizard where the GPU is; in a container start it with the NVIDIA runtime (--gpus all)",
+        ),
+        nvml.NVML_ERROR_DRIVER_NOT_LOADED: (
+            "the NVIDIA driver is installed but not loaded",
+            "load it (modprobe nvidia), and look into dmesg when that fails",
+        ),
+        nvml.NVML_ERROR_LIB_RM_VERSION_MISMATCH: (
+            "the NVIDIA library and the loaded kernel driver have different versions",
+            "reboot or reload the driver: it was upgraded while the old one was running",
+        ),
+        nvml.NVML_ERROR_NO_PERMISSION: (
+            "no permission to ask the NVIDIA driver",
+            "run the wizard as a user who may open /dev/nvidia* (or give the container the devices)",
+        ),
+        nvml.NVML_ERROR_GPU_IS_LOST: (
+            "the driver has lost the GPU (fallen off the bus)",
+            "look for Xid 79 in dmesg; the host needs a reboot",
+        ),
+        nvml.NVML_ERROR_FUNCTION_NOT_FOUND: (
+            "the installed driver is too old for this query",
+            "update the NVIDIA driver",
+        ),
+    }
+    reason, remedy = known.get(
+        code if isinstance(code, int) else -1, (f"NVML failed: {error}", "try nvidia-smi")
+    )
+    return Unavailable(reason, remedy)
+
+
+@contextmanager
+def _nvml_session() -> Iterator[ModuleType]:
+    """NVML initialised. Raises Unavailable: not to be had, or an earlier call still hangs in the driver."""
+    try:
+        import pynvml as nvml
+    except ImportError as error:
+        raise Unavailable(
+            "the Python package nvidia-ml-py is not installed", "pip install nvidia-ml-py"
+        ) from error
+    # A call that hangs in the driver keeps its thread for good: one such thread is enough.
+    if not _nvml_guard.acquire(timeout=1.0):
+        raise Unavailable(
+            "an earlier question to the NVIDIA driver is still unanswered",
+            "the driver hangs: nvidia-smi will hang too; look for Xid lines in dmesg",
+        )
+    try:
+        try:
+            nvml.nvmlInit()
+        except nvml.NVMLError as error:
+            raise explain_failure(error, nvml) from error
+        try:
+            yield nvml
+        except nvml.NVMLError as error:
+            raise explain_failure(error, nvml) from error
+        finally:
+            try:
+                nvml.nvmlShutdown()
+            except nvml.NVMLError:
+                pass  # what was read stays read
+    finally:
+        _nvml_guard.release()
+
+
+def _text(value: Any) -> str:
+    return value.decode(errors="replace") if isinstance(value, bytes) else str(value)
+
+
+def _read_card(nvml: ModuleType, index: int) -> Card:
+    """One card. A field that it cannot tell is listed in ``missing``; a lost card raises NVMLError."""
+    handle = nvml.nvmlDeviceGetHandleByIndex(index)
+    card = Card(index)
+
+    def ask(name: str, question: Callable[[], Any]) -> Any:
+        try:
+            return question()
+        except nvml.NVMLError as error:
+            if error.value == nvml.NVML_ERROR_GPU_IS_LOST:
+                raise
+            if error.value == nvml.NVML_ERROR_NOT_SUPPORTED:
+                card.missing.append(f"{name} (not supported by this card)")
+            elif error.value == nvml.NVML_ERROR_NO_PERMISSION:
+                card.missing.append(f"{name} (no permission)")
+            else:
+                card.missing.append(f"{name} ({error})")
+            return None
+
+    def note(reading: str, x: Any) -> None:
+        if x is not None:
+            card.readings[reading] = Value(x, source=f"NVML card {index}")
+
+    card.uuid = _text(ask("uuid", lambda: nvml.nvmlDeviceGetUUID(handle)) or "")
+    name = ask("name", lambda: nvml.nvmlDeviceGetName(handle))
+    note("gpu.name", None if name is None else _text(name))
+    memory = ask("memory", lambda: nvml.nvmlDeviceGetMemoryInfo(handle))
+    if memory is not None:
+        card.total_bytes, card.used_bytes, card.free_bytes = (
+            int(memory.total),
+            int(memory.used),
+            int(memory.free),
+        )
+    rates = ask("utilization", lambda: nvml.nvmlDeviceGetUtilizationRates(handle))
+    note("gpu.utilization", None if rates is None else int(rates.gpu))
+    power = ask("power", lambda: nvml.nvmlDeviceGetPowerUsage(handle))
+    note("gpu.power_w", None if power is None else round(power / 1000, 1))
+    limit = ask("power limit", lambda: nvml.nvmlDeviceGetEnforcedPowerLimit(handle))
+    note("gpu.power_limit_w", None if limit is None else round(limit / 1000, 1))
+    note(
+        "gpu.sm_clock_mhz",
+        ask("SM clock", lambda: int(nvml.nvmlDeviceGetClockInfo(handle, nvml.NVML_CLOCK_SM))),
+    )
+    note(
+        "gpu.temperature_c",
+        ask("temperature", lambda: int(nvml.nvmlDeviceGetTemperature(handle, nvml.NVML_TEMPERATURE_GPU))),
+    )
+    running = ask("processes", lambda: nvml.nvmlDeviceGetComputeRunningProcesses(handle)) or []
+    try:  # most cards have no MPS: no news
+        running = [*running, *nvml.nvmlDeviceGetMPSComputeRunningProcesses(handle)]
+    except nvml.NVMLError:
+        pass
+    for process in running:
+        held = process.usedGpuMemory
+        card.holders[int(process.pid)] = None if held is None else int(held)
+    return card
+
+
+def read_nvml() -> tuple[list[Card], dict[str, Value]]:
+    """Every card, and the readings of the driver. Raises Unavailable."""
+    with _nvml_session() as nvml:
+        cards = [_read_card(nvml, i) for i in range(nvml.nvmlDeviceGetCount())]
+        if not cards:
+            raise Unavailable(
+                "the NVIDIA driver works but shows no card",
+                "look at lspci and dmesg; in a container, at NVIDIA_VISIBLE_DEVICES",
+            )
+        driver: dict[str, Value] = {}
+        try:
+            driver["gpu.driver_version"] = Value(_text(nvml.nvmlSystemGetDriverVersion()), source="NVML")
+            cuda = int(nvml.nvmlSystemGetCudaDriverVersion())
+            driver["gpu.cuda_version"] = Value(f"{cuda // 1000}.{cuda % 1000 // 10}", source="NVML")
+        except nvml.NVMLError as error:
+            cards[0].missing.append(f"driver version ({error})")
+        return cards, driver
+
+
+def read_simulated(path: str) -> tuple[list[Card], dict[str, Value]]:
+    """The simulator's card from its file. Raises Unavailable with one line when the file cannot be used.
+
+    Processes that are gone (pid and start time) hold nothing any more; load readings are given only
+    while one lives, because nobody refreshes them afterwards.
+    """
+    remedy = "start the simulated server again: it writes the file anew"
+    try:
+        document = json.loads(Path(path).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise Unavailable(f"simulated card {path}: {error.strerror}", remedy) from error
+    except ValueError as error:
+        raise Unavailable(f"simulated card {path} is not JSON: {error}", remedy) from error
+    source = f"simulated card {path}"
+    try:
+        total = int(document["memory_total_bytes"])
+        alive = {
+            int(entry["pid"]): int(entry["used_bytes"])
+            for entry in document.get("processes", [])
+            if is_running(int(entry["pid"]), int(entry["start_ticks"]))
+        }
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise Unavailable(
+            f"simulated card {path}: wrong content ({type(error).__name__}: {error})", remedy
+        ) from error
+    used = sum(alive.values())
+    card = Card(0, "simulated", total, used, max(0, total - used), dict(alive))
+    names = {"name": "gpu.name", "power_limit_w": "gpu.power_limit_w"}
+    if alive:
+        for key in ("utilization", "power_w", "sm_clock_mhz", "temperature_c"):
+            names[key] = f"gpu.{key}"
+    for key, reading in names.items():
+        x = document.get(key)
+        if isinstance(x, (int, float, str)):
+            card.readings[reading] = Value(x, Trust.REPORTED, source)
+    version = document.get("driver_version")
+    driver = {"gpu.driver_version": Value(version, Trust.REPORTED, source)} if isinstance(version, str) else {}
+    return [card], driver
+
+
+def read_cards(target: Target) -> tuple[list[Card], dict[str, Value]]:
+    """The cards of the target's machine, real or simulated. Raises Unavailable or NoData."""
+    if target.card_path is not None:
+        return read_simulated(target.card_path)
+    if target.simulated:
+        raise NoData("the simulated server did not say where its card's file is")
+    return read_nvml()
+
+
+def _flag(argv: Sequence[str], name: str) -> str | None:
+    """The last value given for a flag, as ``--flag value`` or ``--flag=value``."""
+    found = None
+    for position, word in enumerate(argv):
+        if word == name and position + 1 < len(argv):
+            found = argv[position + 1]
+        elif word.startswith(name + "="):
+            found = word.partition("=")[2]
+    return found
+
+
+def _number(text: str | None, default: int) -> int:
+    return int(text) if text is not None and text.isdigit() else default
+
+
+def choose_cards(cards: Sequence[Card], target: Target, tree: set[int]) -> list[Card]:
+    """The cards that are the target's, first one first.
+
+    Those that its tree holds memory on; else those that its command names (CUDA_VISIBLE_DEVICES,
+    --base-gpu-id, --gpu-id-step, tensor and pipeline parallel size); else the first.
+    """
+    holding = [card for card in cards if tree & card.holders.keys()]
+    if holding:
+        return holding
+    environ: Mapping[str, str] = target.launch.environ if target.launch else {}
+    argv = target.launch.argv if target.launch else ()
+    visible = list(cards)
+    told = environ.get("CUDA_VISIBLE_DEVICES")
+    if told is not None:
+        by_name = {str(card.index): card for card in cards}
+        named = []
+        for word in (w.strip() for w in told.split(",")):
+            match = by_name.get(word) or next((c for c in cards if word and c.uuid.startswith(word)), None)
+            if match is None:
+                break  # CUDA stops at the first one it does not know
+            named.append(match)
+        visible = named or visible
+    first, step = _number(_flag(argv, "--base-gpu-id"), 0), max(1, _number(_flag(argv, "--gpu-id-step"), 1))
+    size = 1
+    for names in (("--tp-size", "--tensor-parallel-size", "--tp"), ("--pp-size", "--pipeline-parallel-size")):
+        size *= next((_number(text, 1) for n in names if (text := _flag(argv, n)) is not None), 1)
+    return visible[first::step][: max(1, size)] or visible[:1]
+
+
+def describe_holder(pid: int, held_bytes: int | None) -> str:
+    """``pid 4711 (python train.py) 61.0 GiB``."""
+    command = command_of(pid)
+    if not command:
+        command = "not visible from here: another container or pid namespace" if read_stat(pid) is None else "?"
+    command = command if len(command) <= 80 else command[:77] + "..."
+    size = "memory unknown" if held_bytes is None else f"{held_bytes / GIB:.1f} GiB"
+    return f"pid {pid} ({command}) {size}"
+
+
+def _memory_readings(
+    card: Card, tree: set[int], source: str, trust: Trust
+) -> tuple[dict[str, Value], str | None]:
+    """Total, used, free, and whose it is; with what cannot be told about that."""
+
+    def gib(amount: int, how: Trust = trust) -> Value:
+        return Value(round(amount / GIB, 2), how, source)
+
+    values: dict[str, Value] = {}
+    for key, amount in (("total", card.total_bytes), ("used", card.used_bytes), ("free", card.free_bytes)):
+        if amount is not None:
+            values[f"gpu.memory_{key}_gb"] = gib(amount)
+    foreign = {pid: held for pid, held in card.holders.items() if pid not in tree}
+    own = {pid: held for pid, held in card.holders.items() if pid in tree}
+    if tree and not own and any(read_stat(pid) is None for pid in foreign):
+        # NVML counts pids of the host; seen from a container the target's own pid looks foreign.
+        return values, "the driver names pids of another namespace: whose memory it is cannot be told from here"
+    unknown = [pid for pid, held in card.holders.items() if held is None]
+    listed = sum(held or 0 for held in card.holders.values())
+    unlisted = max(0, (card.used_bytes or 0) - listed)
+    if unknown or unlisted > UNLISTED_BYTES:
+        if tree:
+            return values, "the driver does not say how much memory each process holds"
+        # Nobody of ours runs: all that is in use is somebody else's, the driver's share apart.
+        values["gpu.target_memory_gb"] = gib(0)
+        values["gpu.other_memory_gb"] = gib(card.used_bytes or listed, Trust.ESTIMATED)
+        if foreign:
+            pid = max(foreign, key=lambda p: foreign[p] or 0)
+            values["gpu.other_process"] = Value(describe_holder(pid, foreign[pid]), trust, source)
+        return values, "the owners of some memory are not visible from here"
+    values["gpu.target_memory_gb"] = gib(sum(held or 0 for held in own.values()))
+    values["gpu.other_memory_gb"] = gib(sum(held or 0 for held in foreign.values()))
+    if foreign:
+        pid = max(foreign, key=lambda p: foreign[p] or 0)
+        values["gpu.other_process"] = Value(describe_holder(pid, foreign[pid]), trust, source)
+    return values, None
+
+
+def examine(target: Target) -> ProbeResult:
+    """Readings of the target's card. Raises Unavailable or NoData."""
+    if target.remote:
+        raise NoData("the server runs on another machine: its GPU cannot be seen from here")
+    if target.identity is None and target.launch is None and target.log_path is not None:
+        raise NoData("the target is a saved log: this machine's GPU would mislead")
+    cards, driver = read_cards(target)
+    tree = tree_pids(target)
+    chosen = choose_cards(cards, target, tree)
+    first = chosen[0]
+    simulated = target.card_path is not None
+    values = {**driver, "gpu.count": Value(len(cards), Trust.REPORTED if simulated else Trust.MEASURED, "NVML")}
+    if simulated:
+        values["gpu.count"] = Value(1, Trust.REPORTED, f"simulated card {target.card_path}")
+    values.update(first.readings)
+    tightest = min(chosen, key=lambda c: c.free_bytes if c.free_bytes is not None else 1 << 62)
+    source = f"simulated card {target.card_path}" if simulated else f"NVML card {tightest.index}"
+    memory, doubt = _memory_readings(tightest, tree, source, Trust.REPORTED if simulated else Trust.MEASURED)
+    values.update(memory)
+    reasons = [f"card {first.index} does not tell: {', '.join(first.missing)}"] if first.missing else []
+    return ProbeResult("gpu", Outcome.OK, values, "; ".join([*reasons, *([doubt] if doubt else [])]) or None)
+
+
+def card_memory_by_pid(target: Target) -> dict[int, int]:
+    """Bytes of GPU memory by pid over all cards, real or simulated; for seeing whether memory was released.
+
+    Empty when there is no way to look (no driver, a hung driver: given up after 3 s). In a container NVML may
+    name pids of the host, so a pid that is absent here is no proof on its own.
+    """
+    held: dict[int, int] = {}
+
+    def look() -> None:
+        try:
+            cards, _ = read_cards(target)
+        except (Unavailable, NoData):
+            return
+        for card in cards:
+            for pid, amount in card.holders.items():
+                held[pid] = held.get(pid, 0) + (amount or 0)
+
+    thread = threading.Thread(target=look, name="card-memory", daemon=True)
+    thread.start()
+    thread.join(RELEASE_LIMIT_S)
+    return {} if thread.is_alive() else held
+
+
+class GpuProbe:
+    """Memory, power, clock and temperature of the card, and who holds its memory."""
+
+    spec = ProbeSpec("gpu", "GPU", timeout_s=3.0, cost="asks NVML, nothing is changed")
+
+    async def read(self, ctx: ProbeContext) -> ProbeResult:
+        return await in_thread(examine, ctx.target)

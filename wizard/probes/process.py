@@ -1,0 +1,173 @@
+"""The target's process tree: alive, by identity; age, memory, CPU and stopped children.
+
+Everything comes from /proc through psutil. A pid alone proves nothing (it may have been given to another
+process): the start time and the boot must match too.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from wizard.core.reading import Outcome, ProbeResult, Value
+from wizard.core.target import Identity, Target
+from wizard.probes.base import NoData, ProbeContext, ProbeSpec, in_thread
+
+if TYPE_CHECKING:
+    import psutil
+
+GIB = 1 << 30
+CPU_SAMPLE_S = 0.2
+
+_STATES = {"R": "running", "S": "sleeping", "D": "sleeping", "I": "sleeping", "T": "stopped", "t": "stopped"}
+_ENDED = ("Z", "X", "x")
+
+
+def read_stat(pid: int) -> tuple[str, int] | None:
+    """State letter and start time (ticks after boot) from ``/proc/PID/stat``; None when there is no such pid.
+
+    The command in parentheses may hold spaces and parentheses: fields are counted after the last one.
+    """
+    try:
+        text = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return None
+    words = text.rpartition(")")[2].split()
+    return (words[0], int(words[19])) if len(words) > 19 else None
+
+
+def is_running(pid: int, start_ticks: int) -> bool:
+    """That very process is there and not a zombie."""
+    found = read_stat(pid)
+    return found is not None and found[1] == start_ticks and found[0] not in _ENDED
+
+
+def is_alive(identity: Identity) -> bool:
+    """That very process, of this very boot, is there and not a zombie."""
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+    except OSError:
+        boot = identity.boot_id
+    return boot == identity.boot_id and is_running(identity.pid, identity.start_ticks)
+
+
+def tree(target: Target) -> list[psutil.Process]:
+    """The target's parent process and all below it, parent first; empty when it is not running."""
+    import psutil
+
+    if target.identity is None or not is_alive(target.identity):
+        return []
+    try:
+        parent = psutil.Process(target.identity.pid)
+        return [parent, *parent.children(recursive=True)]
+    except psutil.Error:
+        return []
+
+
+def tree_pids(target: Target) -> set[int]:
+    return {process.pid for process in tree(target)}
+
+
+def command_of(pid: int) -> str:
+    """The command line of a process as words, redacted; its short name where the line is empty or closed."""
+    from wizard.core.redact import redact_argv
+
+    try:
+        raw = Path(f"/proc/{pid}/cmdline").read_bytes()
+    except OSError:
+        raw = b""
+    argv = [word for word in raw.decode(errors="replace").split("\0") if word]
+    if argv:
+        return " ".join(redact_argv(argv))
+    try:
+        return Path(f"/proc/{pid}/comm").read_text(encoding="utf-8", errors="replace").strip()
+    except OSError:
+        return ""
+
+
+def _cpu_seconds(processes: list[psutil.Process]) -> dict[int, float]:
+    import psutil
+
+    spent = {}
+    for process in processes:
+        try:
+            times = process.cpu_times()
+            spent[process.pid] = times.user + times.system
+        except psutil.Error:
+            continue
+    return spent
+
+
+def examine(target: Target) -> ProbeResult:
+    """Readings of the target's tree. Raises NoData when the target is no process of this machine."""
+    import psutil
+
+    if target.identity is None:
+        if target.remote:
+            raise NoData("the server runs on another machine, or its process could not be found on this one")
+        if target.launch is None:
+            raise NoData("the target is a saved log: there is no process to look at")
+        return ProbeResult(
+            "process",
+            Outcome.OK,
+            {"process.alive": Value(False, source="no process")},
+            "the server is not running",
+        )
+    pid, source = target.identity.pid, f"/proc/{target.identity.pid}"
+    values = {"process.pid": Value(pid, source=source), "process.alive": Value(False, source=source)}
+    family = tree(target)
+    if not family:
+        found = read_stat(pid)
+        if found is None:
+            reason = f"process {pid} is gone"
+        elif found[1] != target.identity.start_ticks:
+            reason = f"process {pid} is gone; the pid belongs to another process now"
+        else:
+            reason = f"process {pid} has ended and waits for its parent to notice (zombie)"
+            values["process.state"] = Value("zombie", source=source)
+        return ProbeResult("process", Outcome.OK, values, reason)
+
+    values["process.alive"] = Value(True, source=source)
+    before, sampled = _cpu_seconds(family), time.monotonic()
+    rss_bytes, stopped, unreadable = 0, 0, 0
+    for process in family:
+        try:
+            rss_bytes += process.memory_info().rss
+        except psutil.Error:
+            unreadable += 1
+        found = read_stat(process.pid)
+        if found is not None and process.pid != pid and _STATES.get(found[0]) == "stopped":
+            stopped += 1
+    own = read_stat(pid)
+    if own is not None:
+        values["process.state"] = Value(_STATES.get(own[0], "sleeping"), source=f"{source}/stat")
+        with open("/proc/uptime", encoding="ascii") as file:
+            up_s = float(file.read().split()[0])
+        started_s = own[1] / os.sysconf("SC_CLK_TCK")
+        values["process.uptime_s"] = Value(round(max(0.0, up_s - started_s), 1), source=f"{source}/stat")
+    values["process.rss_gb"] = Value(round(rss_bytes / GIB, 3), source=f"{source} and below")
+    values["process.children"] = Value(len(family) - 1, source=source)
+    values["process.stopped_children"] = Value(stopped, source=source)
+    try:
+        values["process.user"] = Value(family[0].username(), source=source)
+    except psutil.Error:
+        pass  # it ended under our hands: the rest still tells what was
+    time.sleep(max(0.0, CPU_SAMPLE_S - (time.monotonic() - sampled)))
+    after, window_s = _cpu_seconds(family), time.monotonic() - sampled
+    if after:
+        busy_s = sum(max(0.0, spent - before.get(p, spent)) for p, spent in after.items())
+        values["process.cpu_percent"] = Value(round(100 * busy_s / window_s, 1), source=f"{source} and below")
+    return ProbeResult(
+        "process", Outcome.OK, values, f"{unreadable} of its processes ended meanwhile" if unreadable else None
+    )
+
+
+class ProcessProbe:
+    """Is the target's own process there, and in what state."""
+
+    spec = ProbeSpec("process", "Process tree", timeout_s=2.0, cost="reads /proc, 0.2 s CPU sample")
+
+    async def read(self, ctx: ProbeContext) -> ProbeResult:
+        return await in_thread(examine, ctx.target)
