@@ -1,0 +1,144 @@
+"""Nothing secret on a screen, in a report or in a log; nothing foreign that drives a terminal.
+
+Secrets are found by the name they stand behind (``--api-key``, ``HF_TOKEN=``, ``Authorization:``) or by
+their own shape (``hf_...``, ``sk-...``). It is better to hide a word too many.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+
+HIDDEN = "***"
+
+_SECRET_FLAG = re.compile(r"^--?(?:[\w-]*-)?(?:api-key|token|secret|password|passwd|credentials?|auth)$")
+_NO_SECRET_FLAGS = frozenset({"--speculative-token", "--bucket-time-to-first-token"})
+
+_SECRET_VARIABLE = re.compile(
+    r"(?:^|_)(?:TOKEN|KEY|KEYS|APIKEY|SECRET|PASSWORD|PASSWD|PASSPHRASE|CREDENTIALS?|AUTH)(?:$|_)"
+    r"|SECRET|PASSWORD|APIKEY",
+    re.I,
+)
+
+_NAME = (
+    r"[\w.-]*(?:api[_-]?key|access[_-]?key|secret|passwd|password|passphrase|auth[_-]?token|credential)s?[\w.-]*"
+    r"|(?:[A-Za-z0-9]+[_-])*(?:token|key)"
+)
+_QUOTED = r"'(?:[^'\\\n]|\\.)*'?|\"(?:[^\"\\\n]|\\.)*\"?"
+_BARE = r"[^\s,;&|)\]}'\"]+"
+
+_HEADER = re.compile(
+    r"(?i)\b((?:proxy-)?authorization['\"]?\s*[:=]\s*['\"]?(?:(?:bearer|basic|token)\s+)?)([^\s'\",]+)"
+)
+_BEARER = re.compile(r"(?i)\b(bearer\s+)([^\s'\",]+)")
+_FLAG_IN_TEXT = re.compile(
+    rf"(--?(?:[\w-]*-)?(?:api-key|token|secret|password|passwd|credentials?|auth))(\s*=\s*|['\"]?,?\s+)({_QUOTED}|[^\s,]+)"
+)
+_ASSIGNED = re.compile(rf"(?i)(?<![\w-])(['\"]?(?:{_NAME})['\"]?)(\s*[=:]\s*)({_QUOTED}|{_BARE})")
+_SHAPES = re.compile(
+    r"\b(?:hf_[A-Za-z0-9]{8,}|sk-[A-Za-z0-9_-]{8,}|gh[pousr]_[A-Za-z0-9]{16,}|github_pat_\w{16,}|glpat-[\w-]{16,}"
+    r"|xox[abprs]-[\w-]{10,}|AKIA[0-9A-Z]{16}|eyJ[\w-]{10,}\.[\w-]{10,}\.[\w-]+)"
+)
+_URL_PASSWORD = re.compile(r"([a-z][a-z0-9+.-]*://[^\s/:@]*:)([^\s/@]+)(@)", re.I)
+
+_HARMLESS_VALUES = frozenset({"none", "null", "true", "false", "''", '""', ""})
+
+
+def is_secret_flag(flag: str) -> bool:
+    """Whether the value of an option is a secret: ``--api-key``, ``--admin-api-key``, ``--x-password``."""
+    return flag not in _NO_SECRET_FLAGS and bool(_SECRET_FLAG.match(flag.replace("_", "-").lower()))
+
+
+def is_secret_variable(name: str) -> bool:
+    """Whether an environment variable holds a secret, by its name: ``HF_TOKEN``, ``AWS_SECRET_ACCESS_KEY``."""
+    return bool(_SECRET_VARIABLE.search(name))
+
+
+def redact_argv(argv: Sequence[str]) -> list[str]:
+    """The same words with secrets hidden: values of secret flags, assignments, ``-c`` texts.
+
+    An abbreviation counts too: argparse takes ``--api`` and ``--admin`` for the API keys.
+    """
+    words: list[str] = []
+    hide_next = False
+    for word in argv:
+        if hide_next:
+            hide_next = False
+            if not word.startswith("--"):
+                words.append(HIDDEN)
+                continue
+        name, equals, _ = word.partition("=")
+        if word.startswith("-") and _names_secret(name):
+            words.append(f"{name}={HIDDEN}" if equals else word)
+            hide_next = not equals
+        elif equals and re.fullmatch(r"[A-Za-z_]\w*", name) and is_secret_variable(name):
+            words.append(f"{name}={HIDDEN}")
+        else:
+            words.append(redact_text(word))
+    return words
+
+
+def _names_secret(option: str) -> bool:
+    if is_secret_flag(option):
+        return True
+    return len(option) >= 4 and any(f.startswith(option) for f in ("--api-key", "--admin-api-key"))
+
+
+def redact_environ(environ: Mapping[str, str]) -> dict[str, str]:
+    """The same variables with the secret ones hidden, by name and by shape."""
+    return {k: HIDDEN if is_secret_variable(k) and v else redact_text(v) for k, v in environ.items()}
+
+
+def redact_text(text: str, secrets: Iterable[str] = ()) -> str:
+    """Free text with secrets hidden. ``secrets``: known ones (an argv's own API key), hidden anywhere."""
+    for secret in sorted(secrets, key=len, reverse=True):
+        if len(secret) >= 4:
+            text = text.replace(secret, HIDDEN)
+    text = _HEADER.sub(rf"\1{HIDDEN}", text)
+    text = _BEARER.sub(rf"\1{HIDDEN}", text)
+    text = _FLAG_IN_TEXT.sub(lambda m: m[1] + m[2] + _hidden(m[3]), text)
+    text = _ASSIGNED.sub(lambda m: m[1] + m[2] + _hidden(m[3]), text)
+    text = _URL_PASSWORD.sub(rf"\1{HIDDEN}\3", text)
+    return _SHAPES.sub(HIDDEN, text)
+
+
+def _hidden(value: str) -> str:
+    if value.strip().lower() in _HARMLESS_VALUES:
+        return value
+    quote = value[0] if value[0] in "'\"" else ""
+    return f"{quote}{HIDDEN}{quote}"
+
+
+def secrets_of(argv: Sequence[str], environ: Mapping[str, str] | None = None) -> tuple[str, ...]:
+    """The secret values in a launch, to be hidden wherever they turn up again."""
+    found: list[str] = []
+    for i, word in enumerate(argv):
+        name, equals, value = word.partition("=")
+        if word.startswith("-") and _names_secret(name):
+            if equals:
+                found.append(value)
+            elif i + 1 < len(argv) and not argv[i + 1].startswith("--"):
+                found.append(argv[i + 1])
+    found += [v for k, v in (environ or {}).items() if is_secret_variable(k)]
+    return tuple(dict.fromkeys(v for v in found if len(v) >= 4))
+
+
+_SEQUENCES = re.compile(
+    r"(?:\x1b\[|\x9b)[0-?]*[ -/]*[@-~]"  # CSI
+    r"|(?:\x1b[\]PX^_]|[\x90\x98\x9d\x9e\x9f])[^\x07\x1b\x9c]*(?:\x07|\x1b\\|\x9c|$)"  # OSC, DCS, SOS, PM, APC
+    r"|\x1b[ -/]*[0-~]?"  # two-character escapes, and a lone ESC
+)
+_CONTROLS = re.compile(
+    r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2028\u2029\u2066-\u2069\ud800-\udfff]"
+)
+
+
+def clean(text: str) -> str:
+    """Foreign text that is safe to print: no escape sequences, control bytes or direction marks.
+
+    Tabs and newlines stay; a carriage return (progress bars) becomes a newline.
+    """
+    text = text.replace("\r\n", "\n")
+    text = _SEQUENCES.sub("", text)
+    text = text.replace("\r", "\n")
+    return _CONTROLS.sub("", text)

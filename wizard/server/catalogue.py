@@ -1,0 +1,203 @@
+"""Loads the flag catalogue, and finds out which SGLang version a command line would run.
+
+The data file is made by ``tests/tools/build_catalogue.py``.
+"""
+
+from __future__ import annotations
+
+import gzip
+import json
+import os
+import re
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from wizard.core.argv import parse, split_environ
+from wizard.core.flags import Catalogue, FlagSpec, Span, nearest_version, version_key
+
+DATA = Path(__file__).parent / "data" / "flags.json.gz"
+
+SIMULATED_VERSION = "0.5.20"
+"""The version that ``python -m wizard.simulator`` plays."""
+
+
+@lru_cache(maxsize=1)
+def _document() -> dict[str, Any]:
+    document: dict[str, Any] = json.loads(gzip.decompress(DATA.read_bytes()))
+    return document
+
+
+@lru_cache(maxsize=1)
+def _spans() -> dict[str, Span]:
+    return {option: Span(*span) for option, span in _document()["spans"].items()}
+
+
+@lru_cache(maxsize=1)
+def catalogued_versions() -> tuple[str, ...]:
+    """Every version in the catalogue, oldest first."""
+    return tuple(sorted(_document()["versions"], key=version_key))
+
+
+@lru_cache(maxsize=64)
+def _load(version: str) -> tuple[FlagSpec, ...]:
+    rows = _document()["specs"]
+    return tuple(_spec(rows[number]) for number in _document()["versions"][version])
+
+
+def _spec(row: Sequence[Any]) -> FlagSpec:
+    options, dest, kind, nargs, action, default, choices, required, deprecated, replacement, const = row
+    return FlagSpec(
+        options=tuple(options),
+        dest=dest,
+        type=kind or "str",
+        nargs=nargs,
+        action=action,
+        default=default,
+        choices=None if choices is None else tuple(str(c) for c in choices),
+        required=bool(required),
+        deprecated=deprecated,
+        replacement=replacement,
+        const=const,
+    )
+
+
+@lru_cache(maxsize=64)
+def for_version(version: str | None) -> Catalogue:
+    """The flags of a version: of the nearest catalogued one that is not newer, else of the oldest.
+
+    None, or text that is no version, gives the newest and ``exact`` False for text.
+    """
+    versions = catalogued_versions()
+    try:
+        chosen = nearest_version(version, versions) if version else versions[-1]
+    except ValueError:
+        chosen, version = versions[-1], "0"
+    return Catalogue(version=chosen, specs=_load(chosen), spans=_spans(), asked=version or "")
+
+
+_MODULE_VERSION = {"wizard.simulator": SIMULATED_VERSION}
+_DIST_INFO = re.compile(r"^sglang-(\d[^-]*)\.(?:dist|egg)-info$")
+
+
+def installed_version(argv: Sequence[str], environ: Mapping[str, str]) -> str | None:
+    """The SGLang version that this command would run, or None when that cannot be told.
+
+    Read from the package metadata in the interpreter's ``site-packages``; nothing is imported or run.
+    ``environ`` is the environment of the target (PATH, PYTHONPATH, VIRTUAL_ENV), not ours.
+    """
+    own, rest = split_environ(argv)
+    environ = {**environ, **own}
+    command = parse(rest, for_version(None))
+    if command.module in _MODULE_VERSION:
+        return _MODULE_VERSION[command.module]
+    for folder in _search_path(command.program, environ):
+        version = _version_in(folder)
+        if version is not None:
+            return version
+    return None
+
+
+def _search_path(program: Sequence[str], environ: Mapping[str, str]) -> list[Path]:
+    """Folders where the program's Python looks for packages, in its order."""
+    folders = [Path(p) for p in environ.get("PYTHONPATH", "").split(os.pathsep) if p]
+    for interpreter in _interpreters(program, environ):
+        folders += _site_packages(interpreter)
+    return folders
+
+
+def _interpreters(program: Sequence[str], environ: Mapping[str, str]) -> list[Path]:
+    found: list[Path] = []
+    for word in program:
+        path = _which(word, environ)
+        if path is None:
+            continue
+        if re.match(r"^(python[\d.]*|pypy[\d.]*)$", path.name):
+            found.append(path)
+            continue
+        shebang = _shebang(path)
+        if shebang is not None:
+            found.append(shebang)
+    virtual_env = environ.get("VIRTUAL_ENV")
+    if not found and virtual_env:
+        found.append(Path(virtual_env) / "bin" / "python")
+    return found
+
+
+def _which(word: str, environ: Mapping[str, str]) -> Path | None:
+    if os.sep in word:
+        path = Path(word)
+        return path if path.is_file() else None
+    for folder in environ.get("PATH", "").split(os.pathsep):
+        path = Path(folder or ".") / word
+        if path.is_file() and os.access(path, os.X_OK):
+            return path
+    return None
+
+
+def _shebang(script: Path) -> Path | None:
+    """The interpreter that a console script names in its first line, ``sh`` trampolines included."""
+    try:
+        with script.open("rb") as file:
+            head = file.read(1024).decode("utf-8", "replace")
+    except OSError:
+        return None
+    if not head.startswith("#!"):
+        return None
+    lines = head.splitlines()
+    words = lines[0][2:].split()
+    if words and os.path.basename(words[0]) in ("sh", "env") and len(lines) > 1:
+        # pip writes "#!/bin/sh" and "'''exec' /long/path/python ..." where the path is too long
+        match = re.search(r"'''exec'\s+\"?([^\s\"]+)", lines[1])
+        return Path(match.group(1)) if match else None
+    return Path(words[0]) if words else None
+
+
+def _site_packages(interpreter: Path) -> list[Path]:
+    """``site-packages`` of an interpreter: of its virtual environment first, else of its prefix.
+
+    The interpreter's own path is not resolved: a venv's ``python`` is a link out of the venv.
+    """
+    prefixes = [interpreter.parent.parent]
+    config = prefixes[0] / "pyvenv.cfg"
+    if config.is_file():
+        text = config.read_text(encoding="utf-8", errors="replace")
+        if re.search(r"^include-system-site-packages\s*=\s*true", text, re.M | re.I):
+            home = re.search(r"^home\s*=\s*(.+)$", text, re.M)
+            if home:
+                prefixes.append(Path(home.group(1).strip()).parent)
+    else:
+        resolved = interpreter.resolve().parent.parent
+        if resolved != prefixes[0]:
+            prefixes.append(resolved)
+    folders: list[Path] = []
+    for prefix in prefixes:
+        for lib in ("lib", "lib64", "local/lib"):
+            for pattern in ("python3*/site-packages", "python3*/dist-packages", "python3/dist-packages"):
+                folders += sorted((prefix / lib).glob(pattern))
+    return list(dict.fromkeys(folders))
+
+
+def _version_in(folder: Path) -> str | None:
+    """The version of the ``sglang`` package in a folder: its metadata, else its ``_version.py``."""
+    try:
+        names = os.listdir(folder)
+    except OSError:
+        return None
+    for name in names:
+        match = _DIST_INFO.match(name)
+        if match:
+            return match.group(1)
+    for name in ("_version.py", "version.py"):
+        try:
+            text = (folder / "sglang" / name).read_text(encoding="utf-8", errors="replace")
+        except OSError:
+            continue
+        match = re.search(r"^(?:__version__\s*=\s*)?(?:version|__version__)\s*=\s*['\"](\d[^'\"]*)", text, re.M)
+        if match:
+            return match.group(1)
+    for name in names:  # an editable install leaves a pointer to its checkout
+        if name.startswith("__editable__.sglang-") and name.endswith(".pth"):
+            return name[len("__editable__.sglang-") : -len(".pth")]
+    return None
