@@ -37,6 +37,7 @@ host.memory_total_gb | GiB | host memory | host
 host.memory_available_gb | GiB | host memory that can still be had | host
 host.cgroup_limit_gb | GiB | memory limit of the target's (or our) cgroup, absent when there is none | host
 host.cgroup_used_gb | GiB | memory charged to that cgroup | host
+host.cgroup_reclaimable_gb | GiB | file cache in that cgroup that the kernel takes back under pressure | host
 host.oom_kills | kills | OOM kills counted by that cgroup | host
 host.shm_total_gb | GiB | size of /dev/shm | host
 host.shm_free_gb | GiB | free in /dev/shm | host
