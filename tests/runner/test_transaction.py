@@ -270,6 +270,34 @@ async def test_runner_killed_at_every_record(
     assert number > 15, "the kill went through all the records"
 
 
+async def test_resumed_runner_killed_again_and_again(tmp_path: Path) -> None:
+    """Each resume dies one record later than the last; the one that lives ends it, and never two servers run."""
+    for first in range(6, 18, 2):
+        folder = tmp_path / str(first)
+        folder.mkdir()
+        world, order, target = FakeWorld(fail={"ready:new": "dies"}).with_old(), an_order(), a_target()
+        journal = a_journal(folder, target, order)
+        _killed_at(world, journal, first, before=False)
+        with pytest.raises(RunnerKilled):
+            await run(journal, order, target, world, pace=PACE)
+        journal.close()
+        state = None
+        for number in range(1, 40):
+            later = Journal.open(journal.path)
+            _killed_at(world, later, number, before=number % 2 == 0)
+            try:
+                state = await asyncio.wait_for(resume(later, order, target, world, pace=PACE), 10)
+            except RunnerKilled:
+                continue
+            finally:
+                later.close()
+            break
+        assert state is not None
+        assert (state.outcome, state.serving) in ((R, "old"), (C, "old"))
+        assert world.serving() == "old"
+        assert sum(p.alive for p in world.procs.values()) == 1
+
+
 async def test_child_that_was_never_recorded_is_found_by_its_mark(tmp_path: Path) -> None:
     world, order, target = FakeWorld(fail={"launched:new": RunnerKilled()}).with_old(), an_order(), a_target()
     journal = a_journal(tmp_path, target, order)
