@@ -13,7 +13,7 @@ from collections.abc import Iterable, Sequence
 from wizard.core.commandline import CommandLine, FlagUse, Problem, parse
 from wizard.core.commandtext import Pasted, shell_join, split, split_environ
 from wizard.core.flagcheck import validate
-from wizard.core.flags import INTENTS, Catalogue, FlagSpec, Spelling
+from wizard.core.flags import INTENTS, Catalogue, FlagSpec, Spelling, intent_spellings
 from wizard.core.plan import FlagChange
 from wizard.core.redact import HIDDEN, is_secret_flag
 
@@ -137,7 +137,10 @@ def _negation(spec: FlagSpec) -> str:
 def _already_said(command: CommandLine, name: str) -> bool:
     """Whether one complete way of saying a switch stands in the line already."""
     given = {(u.flag, u.values) for u in command.flags if u.spec is not None and not u.negated}
-    for way in INTENTS.get(name.replace("-", "_"), ()):
+    ways = INTENTS.get(name.replace("-", "_"), ())
+    if name.startswith("-"):
+        ways = tuple((s,) for s in intent_spellings(name))
+    for way in ways:
         specs = [command.catalogue.by_option.get(s.flag) for s in way]
         words = [() if s.value is None else (s.value,) for s in way]
         if all(

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from wizard.core.flags import INTENTS, Catalogue, FlagSpec, ResolutionKind
+from wizard.core.flags import Catalogue, FlagSpec, ResolutionKind, intent_spellings
 from wizard.core.shelltext import Word, scan
 
 EntryKind = Literal["module", "serve", "script", "router", "flags", "none"]
@@ -112,10 +112,7 @@ class CommandLine:
     def uses(self, name: str) -> tuple[FlagUse, ...]:
         """Every use of a setting, in order. ``name``: an intent, a destination, or a flag."""
         ways = self.catalogue.ways(name)
-        foreign: set[str] = set()
-        if not name.startswith("-"):
-            every = (s for way in INTENTS.get(name.replace("-", "_"), ()) for s in way)
-            foreign = {s.flag for s in every if s.value is None}
+        foreign = {s.flag for s in intent_spellings(name) if s.value is None}
         foreign.add(name if name.startswith("-") else "--" + name.replace("_", "-"))
         found = []
         for use in self.flags:
@@ -131,7 +128,11 @@ class CommandLine:
         uses = self.uses(name)
         return uses[-1] if uses else None
 
-    def value(self, name: str) -> str | None:
+    def has(self, name: str) -> bool:
+        """Whether the line says anything for a setting."""
+        return bool(self.uses(name))
+
+    def value_of(self, name: str) -> str | None:
         """What the command line says for a setting: its words, "" for a bare switch, None when absent."""
         use = self.use(name)
         return None if use is None else use.text
@@ -139,7 +140,7 @@ class CommandLine:
     @property
     def config_path(self) -> str | None:
         """The file of ``--config``: flags in it count too, unless the command line repeats them."""
-        return self.value("--config")
+        return self.value_of("--config")
 
 
 _MODULES = ("sglang.launch_server", "wizard.simulator", "sglang_router.launch_server", "sglang.cli.main")

@@ -276,14 +276,14 @@ class Catalogue:
 
     def ways(self, name: str) -> tuple[Spelling, ...]:
         """Every spelling by which a command line for this version may already say ``name``."""
+        every = [s for s in intent_spellings(name) if self._takes(s)]
         if name.startswith("-"):
-            found = self.resolve(name)
-            return self._same_setting(found.spec)
-        name = name.replace("-", "_")
-        if name in INTENTS:
-            every = [s for way in INTENTS[name] for s in way if self._takes(s)]
-            return self._canonical(dict.fromkeys(every))
-        return self._same_setting(self._by_name.get(name))
+            own = self._same_setting(self.resolve(name).spec)
+        elif name.replace("-", "_") in INTENTS:
+            own = ()
+        else:
+            own = self._same_setting(self._by_name.get(name.replace("-", "_")))
+        return tuple(dict.fromkeys((*own, *self._canonical(every))))
 
     def _same_setting(self, target: FlagSpec | None) -> tuple[Spelling, ...]:
         """The flag and the deprecated ones that still set the same thing."""
@@ -318,6 +318,16 @@ class Catalogue:
         import difflib  # late: costs 10 ms, and only a mistyped flag needs it
 
         return tuple(difflib.get_close_matches(option, list(self.by_option), n=3, cutoff=0.75))
+
+
+def intent_spellings(name: str) -> tuple[Spelling, ...]:
+    """Every way, of any version, to say an intent; for a flag: of the intents that it says alone."""
+    if not name.startswith("-"):
+        ways = INTENTS.get(name.replace("-", "_"), ())
+    else:
+        alone = (Spelling(name),)
+        ways = tuple(way for every in INTENTS.values() if alone in every for way in every if len(way) == 1)
+    return tuple(dict.fromkeys(s for way in ways for s in way))
 
 
 def snake(option: str) -> str:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from wizard.core.argv import parse, split_environ
-from wizard.core.flags import Catalogue, FlagSpec, Span, nearest_version, version_key
+from wizard.core.flags import INTENTS, Catalogue, FlagSpec, Span, nearest_version, snake, version_key
 
 DATA = Path(__file__).parent / "data" / "flags.json.gz"
 
@@ -75,6 +75,18 @@ def for_version(version: str | None) -> Catalogue:
     except ValueError:
         chosen, version = versions[-1], "0"
     return Catalogue(version=chosen, specs=_load(chosen), spans=_spans(), asked=version or "")
+
+
+@lru_cache(maxsize=1)
+def known_names() -> tuple[str, ...]:
+    """Every name that ``Catalogue.flag_for`` takes in at least one version, in snake case, sorted."""
+    names = {snake(option) for option in _document()["spans"]} | {row[1] for row in _document()["specs"]}
+    return tuple(sorted(names | set(INTENTS)))
+
+
+def exists_in_any_version(name: str) -> bool:
+    """Whether some catalogued version takes a setting of this name."""
+    return name.lstrip("-").replace("-", "_") in known_names()
 
 
 _MODULE_VERSION = {"wizard.simulator": SIMULATED_VERSION}
