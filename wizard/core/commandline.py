@@ -132,7 +132,7 @@ class CommandLine:
         """Whether the line says anything for a setting."""
         return bool(self.uses(name))
 
-    def value_of(self, name: str) -> str | None:
+    def value(self, name: str) -> str | None:
         """What the command line says for a setting: its words, "" for a bare switch, None when absent."""
         use = self.use(name)
         return None if use is None else use.text
@@ -140,7 +140,7 @@ class CommandLine:
     @property
     def config_path(self) -> str | None:
         """The file of ``--config``: flags in it count too, unless the command line repeats them."""
-        return self.value_of("--config")
+        return self.value("--config")
 
 
 _MODULES = ("sglang.launch_server", "wizard.simulator", "sglang_router.launch_server", "sglang.cli.main")
