@@ -271,7 +271,7 @@ async def test_runner_killed_at_every_record(
 
 
 async def test_resumed_runner_killed_again_and_again(tmp_path: Path) -> None:
-    """Each resume dies one record later than the last; the one that lives ends it, and never two servers run."""
+    """Each resume dies one record later than the last; the one that lives ends it; two servers never run."""
     for first in range(6, 18, 2):
         folder = tmp_path / str(first)
         folder.mkdir()
@@ -332,3 +332,15 @@ async def test_failed_rollback_can_be_tried_again(tmp_path: Path) -> None:
     state = await resume(journal, order, target, world, pace=PACE)
     journal.close()
     assert (state.outcome, state.serving) == (R, "old")
+
+
+async def test_session_of_another_machine_is_not_resumed_here(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from wizard.runner import recovery
+
+    journal = a_journal(tmp_path, a_target(), an_order())
+    assert recovery.belongs_elsewhere(journal) == ""
+    monkeypatch.setattr(recovery, "here", lambda: {"machine_id": "other", "hostname": "other"})
+    assert "resume it there" in recovery.belongs_elsewhere(journal)
+    journal.close()

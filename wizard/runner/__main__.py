@@ -15,8 +15,10 @@ from pathlib import Path
 
 from wizard.core.progress import Outcome, RunState
 from wizard.runner.journal import Journal, JournalError
+from wizard.runner.live import LiveOperations
 from wizard.runner.locks import Lock, Refused, target_locks
-from wizard.runner.recovery import HOWS, resume
+from wizard.runner.operations import Operations
+from wizard.runner.recovery import HOWS, belongs_elsewhere, resume
 from wizard.runner.state_dir import StateDirError, check_writable, error_log_path, lock_path
 from wizard.runner.transaction import Transaction, run
 
@@ -54,6 +56,9 @@ def main(argv: list[str]) -> int:
 
 def _take_locks(journal: Journal) -> list[Lock]:
     session, target = journal.session_id, journal.target
+    elsewhere = belongs_elsewhere(journal)
+    if elsewhere:
+        raise Refused(elsewhere)
     taken = [Lock.take(lock_path(journal.path), f"session {session}", session)]
     try:
         probe = Transaction(journal, journal.order, target, _operations(journal))
@@ -81,9 +86,7 @@ async def _work(journal: Journal, how: str) -> RunState:
     return await resume(journal, order, target, ops, next(h for h in HOWS if h == how), term=lambda: asked)
 
 
-def _operations(journal: Journal):  # type: ignore[no-untyped-def]
-    from wizard.runner.live import LiveOperations
-
+def _operations(journal: Journal) -> Operations:
     return LiveOperations(journal.path)
 
 

@@ -16,7 +16,8 @@ from typing import Any
 
 from wizard.core.plan import Order
 from wizard.core.progress import Outcome, RunState
-from wizard.core.target import Target
+from wizard.core.target import Launch, Target
+from wizard.runner.command import clean_line
 from wizard.runner.fold import children, fold
 from wizard.runner.journal import CONTROLS, Control, Journal, JournalError
 from wizard.runner.locks import holder
@@ -179,14 +180,12 @@ def _state(journal: Journal) -> RunState:
     records = journal.read_since(0)
     state = fold(session_id(journal.path), records)
     born = [c for c in children(records) if c.log_path]
-    tail = _tail(born[-1].log_path or "", born[-1].log_offset) if born else ()
+    tail = _tail(born[-1].log_path or "", born[-1].log_offset, journal.target.launch) if born else ()
     return replace(state, runner_alive=alive, log_tail=tail)
 
 
-def _tail(path: str, offset: int) -> tuple[str, ...]:
+def _tail(path: str, offset: int, launch: Launch | None) -> tuple[str, ...]:
     """Last lines that the launched server wrote; safe to show (no control characters, no secrets)."""
-    from wizard.runner.command import clean_line
-
     try:
         with open(path, "rb") as log:
             size = log.seek(0, os.SEEK_END)
@@ -196,7 +195,7 @@ def _tail(path: str, offset: int) -> tuple[str, ...]:
     except OSError:
         return ()
     lines = [line for line in text.replace("\r", "\n").split("\n") if line.strip()]
-    return tuple(clean_line(line) for line in lines[-TAIL_LINES:])
+    return tuple(clean_line(line, launch) for line in lines[-TAIL_LINES:])
 
 
 def _summary(path: Path) -> SessionSummary:

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import os
-import re
 import shlex
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from wizard.core.redact import HIDDEN, clean, is_secret_variable, redact_argv, redact_text, secrets_of
 from wizard.core.target import Launch
 
-SECRET_FLAGS = ("--api-key", "--admin-api-key")
-_SECRET_NAME = re.compile(r"(TOKEN|KEY|SECRET|PASSWORD|PASSWD|CREDENTIAL)", re.IGNORECASE)
 _SESSION_NOISE = (
     *("_", "PWD", "OLDPWD", "SHLVL", "TERM", "COLORTERM", "LS_COLORS", "HOME", "USER", "LOGNAME", "SHELL"),
     *("MAIL", "LANG", "LINES", "COLUMNS", "TMUX", "TMUX_PANE", "STY", "DISPLAY", "DBUS_SESSION_BUS_ADDRESS"),
@@ -19,31 +17,17 @@ _SESSION_NOISE = (
     "SGL_WIZARD_SESSION",
 )
 """Variables of a login, not of the server."""
-HIDDEN = "***"
-
-
-def hide_secrets(argv: tuple[str, ...]) -> tuple[str, ...]:
-    """The words with the values of --api-key and its like replaced by ***."""
-    out: list[str] = []
-    for i, word in enumerate(argv):
-        flag = word.split("=", 1)[0]
-        if i and argv[i - 1] in SECRET_FLAGS:
-            out.append(HIDDEN)
-        elif flag in SECRET_FLAGS and "=" in word:
-            out.append(f"{flag}={HIDDEN}")
-        else:
-            out.append(word)
-    return tuple(out)
 
 
 def shell_command(launch: Launch, environ: Mapping[str, str] | None = None) -> str:
     """What starts this server again from a shell: folder, differing environment, nohup, log."""
     words = []
     for name, value in sorted(_differing(launch, os.environ if environ is None else environ).items()):
-        words.append(f"{name}={HIDDEN if _SECRET_NAME.search(name) else shlex.quote(value)}")
+        hidden = is_secret_variable(name) or redact_text(value) != value
+        words.append(f"{name}={HIDDEN if hidden else shlex.quote(value)}")
     prefix = f"env {' '.join(words)} " if words else ""
     log = shlex.quote(launch.log_path) if launch.log_path else "sglang.log"
-    command = " ".join(w if HIDDEN in w else shlex.quote(w) for w in hide_secrets(launch.argv))
+    command = " ".join(w if HIDDEN in w else shlex.quote(w) for w in redact_argv(launch.argv))
     return f"cd {shlex.quote(launch.cwd)} && {prefix}nohup {command} >> {log} 2>&1 < /dev/null &"
 
 
@@ -66,14 +50,30 @@ def _differing(launch: Launch, environ: Mapping[str, str]) -> dict[str, str]:
     }
 
 
-_CONTROL = re.compile(r"\x1b\[[0-9;?]*[ -/]*[@-~]|\x1b.|[\x00-\x08\x0b-\x1f\x7f-\x9f]")
-_SECRET_TEXT = re.compile(
-    r"((?:api_key|admin_api_key|hf_token|authorization)['\"]?\s*[=:]\s*(?:Bearer\s+)?['\"]?)(?!None\b)[^'\",\s)]+",
-    re.IGNORECASE,
-)
+def clean_line(line: str, launch: Launch | None = None) -> str:
+    """A foreign line, safe to show: no escape sequences, no secrets (those of ``launch`` wherever they are)."""
+    secrets = secrets_of(launch.argv, launch.environ) if launch else ()
+    return redact_text(clean(line).replace("\n", " "), secrets)
 
 
-def clean_line(line: str) -> str:
-    """A log line safe to show: no escape sequences, and the api key of ``server_args=`` hidden."""
-    plain = _CONTROL.sub("", line)
-    return _SECRET_TEXT.sub(rf"\g<1>{HIDDEN}", plain)
+def hide_known(text: str, launch: Launch | None) -> str:
+    """Our own sentence without the secrets of ``launch``; nothing else in it is touched."""
+    for secret in secrets_of(launch.argv, launch.environ) if launch else ():
+        text = text.replace(secret, HIDDEN)
+    return text
+
+
+def flag_value(argv: Sequence[str], flag: str) -> str | None:
+    """The last ``--flag value`` or ``--flag=value``, also inside ``bash -c '...'``; None when absent."""
+    found = None
+    for i, word in enumerate(argv):
+        if word == flag and i + 1 < len(argv):
+            found = argv[i + 1]
+        elif word.startswith(flag + "="):
+            found = word[len(flag) + 1 :]
+        elif " " in word and flag in word:
+            try:
+                found = flag_value(shlex.split(word), flag) or found
+            except ValueError:
+                continue
+    return found

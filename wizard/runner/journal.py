@@ -88,6 +88,8 @@ class Journal:
         except FileExistsError as error:
             raise JournalError(f"{path}: this session exists already.") from error
         except (OSError, sqlite3.Error) as error:
+            for part in path.parent.glob(f"{path.stem}.*"):
+                part.unlink(missing_ok=True)
             raise JournalError(
                 f"{path}: the journal cannot be written ({error}). Nothing was touched."
             ) from error

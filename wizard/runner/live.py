@@ -12,10 +12,9 @@ from wizard.core.measurement import Measurement, Verdict, Workload
 from wizard.core.plan import VerifyGoal
 from wizard.core.target import Identity, Launch, Target
 from wizard.runner import processes
-from wizard.runner.command import clean_line
+from wizard.runner.command import clean_line, flag_value
 from wizard.runner.operations import PortOwner, Progress, Readiness, Released, Started, Stopped
 from wizard.runner.state_dir import server_log_path
-from wizard.runner.transaction import flag_value
 
 HEALTH_LIMIT_S = 5.0
 """A healthy /health takes 1.0 s by design, a dead scheduler's answers 503 only after 20 s (recorded)."""

@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
+from wizard.core.redact import clean, redact_argv
 from wizard.core.target import Identity
 from wizard.runner.operations import MARK, PortOwner
 
@@ -82,9 +83,7 @@ def port_owner(port: int) -> PortOwner | None:
 
 
 def _words(pid: int) -> str:
-    from wizard.runner.command import hide_secrets
-
-    text = " ".join(hide_secrets(argv_of(pid)))
+    text = clean(" ".join(redact_argv(argv_of(pid))))
     return text if len(text) <= 120 else text[:119] + "…"
 
 

@@ -51,8 +51,6 @@ async def _undo(t: Transaction, reason: str) -> RunState:
 
 
 async def _go_on(t: Transaction, how: How) -> RunState:
-    if t.journal.meta("host") != here() and _elsewhere(t):
-        raise CalledOff("This session belongs to another machine or container; resume it there.")
     if how == "finish":
         seen = t.journal.controls_since(0)
         t.controls_from = seen[-1][0] if seen else 0  # "finish" overrules an earlier abort
@@ -78,12 +76,19 @@ async def _go_on(t: Transaction, how: How) -> RunState:
     return await t.judge_and_decide()
 
 
-def _elsewhere(t: Transaction) -> bool:
-    """A reboot changes the boot id but not the machine; a new container changes the pid namespace."""
-    was, now = t.journal.meta("host") or {}, here()
+def belongs_elsewhere(journal: Journal) -> str:
+    """Why this session cannot be resumed here (its pids mean nothing on this machine), or "".
+
+    A reboot changes the boot id but not the machine: that is resumed (all identities are dead then).
+    """
+    was, now = journal.meta("host") or {}, here()
     if was.get("machine_id") and now["machine_id"]:
-        return bool(was["machine_id"] != now["machine_id"])
-    return bool(was.get("hostname") != now["hostname"])
+        same = was["machine_id"] == now["machine_id"]
+    else:
+        same = was.get("hostname") == now["hostname"]
+    return (
+        "" if same else f"this session was made on {was.get('hostname') or 'another machine'}: resume it there."
+    )
 
 
 def _last_reason(t: Transaction) -> str:

@@ -12,9 +12,10 @@ from typing import Any
 from wizard.core.measurement import METRICS, Comparison, Judgement, Measurement
 from wizard.core.plan import Order
 from wizard.core.progress import STAGE_TITLES, Outcome, RunState
+from wizard.core.redact import HIDDEN, is_secret_flag, redact_argv, redact_environ
 from wizard.core.target import Target
 from wizard.runner.client import read, read_case, read_order, session_id
-from wizard.runner.command import clean_line, hide_secrets, shell_command
+from wizard.runner.command import clean_line, shell_command
 
 SCHEMA_VERSION = 1
 
@@ -44,9 +45,12 @@ def to_document(path: Path) -> dict[str, Any]:
         "target": _target_document(target),
         "cause": _cause_document(order, case),
         "plan": {
-            "old": list(hide_secrets(plan.old_argv)),
-            "new": list(hide_secrets(plan.new_argv)),
-            "changes": [{**c.to_json(), "why": clean_line(c.why)} for c in plan.changes],
+            "old": redact_argv(plan.old_argv),
+            "new": redact_argv(plan.new_argv),
+            "changes": [
+                {**c.to_json(), **({"old": HIDDEN, "new": HIDDEN} if is_secret_flag(c.flag) else {})}
+                for c in plan.changes
+            ],
         },
         "before": _measured(state.before),
         "after": _measured(state.after),
@@ -56,11 +60,11 @@ def to_document(path: Path) -> dict[str, Any]:
         "serving": state.serving,
         "measured": state.verdict.judgement.value if state.verdict else None,
         "comparison": [c.to_json() for c in state.verdict.comparisons] if state.verdict else [],
-        "sentence": clean_line(state.sentence),
+        "sentence": state.sentence,
         "help": state.help,
         "pid": state.new_pid if state.serving == "new" else None,
         "stages": [
-            {"stage": s.stage.value, "status": s.status, "seconds": s.elapsed_s, "detail": clean_line(s.detail)}
+            {"stage": s.stage.value, "status": s.status, "seconds": s.elapsed_s, "detail": s.detail}
             for s in state.stages
         ],
     }
@@ -71,7 +75,7 @@ def report(path: Path) -> str:
     state, (target, order), case = read(path), read_order(path), read_case(path)
     plan = order.plan
     out = [f"# Session {session_id(path)}: {plan.cause_title}", ""]
-    out += [f"**{_headline(state)}** {clean_line(state.sentence)}", ""]
+    out += [f"**{_headline(state)}** {state.sentence}", ""]
     out += [f"Server: {_name(target)}", ""]
     out += _what_was_wrong(order, case)
     out += _what_was_changed(order)
@@ -115,14 +119,15 @@ def _what_was_wrong(order: Order, case: Mapping[str, Any]) -> list[str]:
 
 def _what_was_changed(order: Order) -> list[str]:
     plan = order.plan
-    out = ["## What was changed", "", plan.remedy_title + (f". {clean_line(plan.why)}" if plan.why else "")]
+    out = ["## What was changed", "", plan.remedy_title + (f". {plan.why}" if plan.why else "")]
     out += ["", "| flag | before | after | why |", "|---|---|---|---|"]
     for change in plan.changes:
-        secret = hide_secrets((change.flag, "x"))[1] != "x"
-        old, new = ("***", "***") if secret else (_flag_words(change.old), _flag_words(change.new))
-        out.append(f"| `{change.flag}` | {old} | {new} | {clean_line(change.why)} |")
-    for name, value in plan.environ.items():
-        out.append(f"| `{name}` (environment) | | {'removed' if value is None else value} | |")
+        secret = is_secret_flag(change.flag)
+        old, new = (HIDDEN, HIDDEN) if secret else (_flag_words(change.old), _flag_words(change.new))
+        out.append(f"| `{change.flag}` | {old} | {new} | {change.why} |")
+    shown = redact_environ({k: v for k, v in plan.environ.items() if v is not None})
+    for name in plan.environ:
+        out.append(f"| `{name}` (environment) | | {shown.get(name, 'removed')} | |")
     return [*out, ""]
 
 
@@ -172,7 +177,7 @@ def _stages(state: RunState) -> list[str]:
             continue
         began = datetime.fromtimestamp(s.started_at, timezone.utc).strftime("%H:%M:%S") if s.started_at else ""
         took = f"{s.elapsed_s:.1f} s" if s.elapsed_s is not None else ""
-        detail = clean_line(s.detail).replace("|", "\\|")
+        detail = s.detail.replace("|", "\\|")
         out.append(f"| {STAGE_TITLES[s.stage]} | {s.status} | {began} | {took} | {detail} |")
     return [*out, "", "Times are UTC.", ""]
 
@@ -182,7 +187,7 @@ def _what_serves(state: RunState, target: Target, order: Order) -> list[str]:
     out = ["## What serves now", ""]
     if state.serving in ("old", "new"):
         argv = plan.new_argv if state.serving == "new" else plan.old_argv
-        out += [f"The {state.serving} command:", "", "```sh", shlex.join(hide_secrets(argv)), "```", ""]
+        out += [f"The {state.serving} command:", "", "```sh", shlex.join(redact_argv(argv)), "```", ""]
     elif state.serving == "none":
         out += ["No server of this session runs.", ""]
     else:

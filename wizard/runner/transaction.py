@@ -28,6 +28,7 @@ from wizard.core.measurement import Measurement, Workload
 from wizard.core.plan import Order
 from wizard.core.progress import Outcome, RunState, Stage
 from wizard.core.target import Launch, Target
+from wizard.runner.command import clean_line, flag_value, hide_known
 from wizard.runner.fold import fold
 from wizard.runner.journal import Journal, JournalError, Record
 from wizard.runner.operations import MARK, Operations, Started
@@ -138,7 +139,7 @@ class Transaction:
         self.say("intent", stage, data)
 
     def result(self, stage: Stage, ok: bool, detail: str = "", **data: Any) -> None:
-        self.say("result", stage, {"ok": ok, "detail": detail, **data})
+        self.say("result", stage, {"ok": ok, "detail": hide_known(detail, self.target.launch), **data})
 
     def skip(self, stage: Stage, why: str) -> None:
         self.say("result", stage, {"ok": True, "skipped": True, "detail": why})
@@ -146,7 +147,7 @@ class Transaction:
     def progress(self, stage: Stage) -> Callable[[str], None]:
         def write(detail: str) -> None:
             try:
-                self.journal.progress(stage.value, detail)
+                self.journal.progress(stage.value, clean_line(detail, self.target.launch))
             except JournalError as error:
                 if not self.touched:
                     raise
@@ -156,6 +157,7 @@ class Transaction:
 
     def end(self, outcome: Outcome, serving: Serving, sentence: str, help: str = "") -> RunState:
         self.journal.give_up_reserve()
+        sentence = hide_known(sentence, self.target.launch)
         doc = {"outcome": outcome.value, "serving": serving, "sentence": sentence, "help": help}
         try:
             self.say("ended", None, doc)
@@ -373,17 +375,6 @@ class Transaction:
 
         verdict = await judge(self)
         return await decide(self, verdict)
-
-
-def flag_value(argv: tuple[str, ...], flag: str) -> str | None:
-    """The last value of ``--flag value`` or ``--flag=value``; None when absent."""
-    found = None
-    for i, word in enumerate(argv):
-        if word == flag and i + 1 < len(argv):
-            found = argv[i + 1]
-        elif word.startswith(flag + "="):
-            found = word[len(flag) + 1 :]
-    return found
 
 
 def brief(measurement: Measurement) -> str:
