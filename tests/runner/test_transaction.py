@@ -344,3 +344,13 @@ async def test_session_of_another_machine_is_not_resumed_here(
     monkeypatch.setattr(recovery, "here", lambda: {"machine_id": "other", "hostname": "other"})
     assert "resume it there" in recovery.belongs_elsewhere(journal)
     journal.close()
+
+
+async def test_server_that_hung_before_is_put_back_as_it_was(tmp_path: Path) -> None:
+    """It lived but did not answer: putting it back cannot demand more than that."""
+    world = FakeWorld(fail={"ready:new": "dies", "ready:old": "never"}).with_old()
+    world.procs[100].ready = False
+    state = await go(tmp_path, world, an_order(goal="ready"))
+    assert (state.outcome, state.serving) == (R, "old")
+    assert "does not answer, as it did not before" in state.sentence
+    assert [p.argv for p in world.procs.values() if p.alive] == [OLD]

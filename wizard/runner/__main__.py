@@ -19,6 +19,7 @@ from wizard.runner.live import LiveOperations
 from wizard.runner.locks import Lock, Refused, target_locks
 from wizard.runner.operations import Operations
 from wizard.runner.recovery import HOWS, belongs_elsewhere, resume
+from wizard.runner.report import write_report
 from wizard.runner.state_dir import StateDirError, check_writable, error_log_path, lock_path
 from wizard.runner.transaction import Transaction, run
 
@@ -47,6 +48,8 @@ def main(argv: list[str]) -> int:
         _answer("ok")
         _let_go(error_log_path(path))
         state = asyncio.run(_work(journal, how))
+        with contextlib.suppress(JournalError):  # the end state stands in the journal all the same
+            write_report(path)
     finally:
         for lock in reversed(locks):
             lock.free()

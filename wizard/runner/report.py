@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 from collections.abc import Mapping
 from dataclasses import replace
@@ -55,7 +56,7 @@ def to_document(path: Path) -> dict[str, Any]:
         "before": _measured(state.before),
         "after": _measured(state.after),
         "verdict": verdict_word(state),
-        "report": None,
+        "report": str(report_path(path)) if report_path(path).exists() else None,
         "outcome": state.outcome.value if state.outcome else None,
         "serving": state.serving,
         "measured": state.verdict.judgement.value if state.verdict else None,
@@ -83,6 +84,25 @@ def report(path: Path) -> str:
     out += _stages(state)
     out += _what_serves(state, target, order)
     return "\n".join(out).rstrip() + "\n"
+
+
+def report_path(path: Path) -> Path:
+    return path.with_suffix(".md")
+
+
+def write_report(path: Path) -> Path | None:
+    """The page as a file beside the journal, 0600; None when it cannot be written. Raises JournalError.
+
+    It can be made again from the journal at any time.
+    """
+    text, to = report(path), report_path(path)
+    try:
+        descriptor = os.open(to, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+            file.write(text)
+    except OSError:
+        return None
+    return to
 
 
 def _headline(state: RunState) -> str:
@@ -232,17 +252,3 @@ def _measured(measurement: Measurement | None) -> dict[str, Any]:
         return {}
     doc = measurement.to_json()
     return {**doc["totals"], "windows": doc["windows"], "workload": doc["workload"], "errors": doc["errors"]}
-
-
-def write_report(path: Path) -> Path | None:
-    """The report beside the session file, 0600. None when it cannot be written (a full disk)."""
-    import os
-
-    to = path.with_suffix(".md")
-    try:
-        descriptor = os.open(to, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-            file.write(report(path))
-    except OSError:
-        return None
-    return to

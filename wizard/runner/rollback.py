@@ -18,6 +18,9 @@ HEALTHY_TWICE = 3
 one answers 503 at once, SGLang 0.5.20 recorded)."""
 
 
+NOT_READY_EITHER = "runs but does not answer, as before the change"
+
+
 class CannotPutBack(Exception):
     """The old command cannot be started; the text says why."""
 
@@ -56,10 +59,23 @@ async def _put_back(t: Transaction, reason: str) -> RunState:
             last = f"{type(error).__name__}: {error}"
         if not last:
             t.say("serving", None, {"serving": "old"})
-            t.result(Stage.ROLLBACK, True, "the old command serves again")
-            return t.end(Outcome.ROLLED_BACK, "old", f"{reason} The old command was put back and serves.")
+            t.result(Stage.ROLLBACK, True, _verified(t))
+            return t.end(Outcome.ROLLED_BACK, "old", f"{reason} {_verified(t)}")
         t.say("note", Stage.ROLLBACK, {"text": f"attempt {attempt}: {last}"})
     raise CannotPutBack(last)
+
+
+def served_before(t: Transaction) -> bool:
+    """Whether the old server answered its health check before the change (unknown counts as yes)."""
+    known = [r.data.get("healthy") for r in t.records if r.kind == "result" and r.stage == Stage.SNAPSHOT.value]
+    return known[-1] is not False if known else True
+
+
+def _verified(t: Transaction) -> str:
+    notes = [str(r.data.get("text", "")) for r in t.records if r.kind == "note"]
+    if any(text.startswith(NOT_READY_EITHER) for text in notes):
+        return "The old command runs again, but does not answer, as it did not before the change."
+    return "The old command was put back and serves."
 
 
 def _failed(t: Transaction, reason: str, why: str) -> RunState:
@@ -176,6 +192,9 @@ async def _start_old(t: Transaction, attempt: int) -> str:
     if ready.ok:
         return ""
     why = t.with_error(ready.detail, child)
+    if t.ops.alive(child.identity) and not served_before(t):
+        t.say("note", Stage.ROLLBACK, {"text": f"{NOT_READY_EITHER}: {why}"})
+        return ""
     if t.ops.alive(child.identity):
         await t.ops.stop(child.identity, drain_limit_s=5.0, escalate=True, on_progress=tell)
     return why

@@ -218,19 +218,19 @@ class Transaction:
             return self.end(Outcome.CALLED_OFF, serving, f"Called off, nothing was changed. {line}")
 
     async def forward(self) -> RunState:
-        self.snapshot()
+        await self.snapshot()
         await self.baseline()
         await self.stop_old()
         await self.start_new()
         return await self.judge_and_decide()
 
-    def snapshot(self) -> None:
+    async def snapshot(self) -> None:
         self.intent(Stage.SNAPSHOT)
         self._check_possible()
         self.say("serving", None, {"serving": "old" if self.was_up else "none"})
-        self.result(
-            Stage.SNAPSHOT, True, "the old command, environment, folder and log are in the session file"
-        )
+        healthy = await self.ops.healthy(self.target, self.target.port) if self.was_up else None
+        saved = "the old command, environment, folder and log are in the session file"
+        self.result(Stage.SNAPSHOT, True, saved, healthy=healthy)
 
     def _check_possible(self) -> None:
         launch, identity = self.old_launch, self.target.identity
