@@ -8,7 +8,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -20,7 +20,7 @@ from wizard.core.reading import Outcome, Trust
 from wizard.core.target import Identity, Launch, Target
 from wizard.core.vocabulary import VOCABULARY
 from wizard.probes import gpu, process
-from wizard.probes.base import NoData, Unavailable
+from wizard.probes.base import NoData, ProbeContext, Unavailable, run_probe
 
 GIB = 1 << 30
 NO_SUCH_PID = 2**22 + 7
@@ -342,3 +342,32 @@ def test_card_file_that_is_not_there(tmp_path: Path) -> None:
 def test_another_machine_is_not_measured_here(target: Target) -> None:
     with pytest.raises(NoData):
         gpu.examine(target)
+
+
+async def test_a_hung_driver_times_out_and_the_next_sweep_says_so(
+    nvml: list[FakeCard], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    release = threading.Event()
+    nvml.append(FakeCard())
+    monkeypatch.setattr(pynvml, "nvmlDeviceGetCount", lambda: release.wait(30) and 1)
+    monkeypatch.setattr(gpu.GpuProbe, "spec", replace(gpu.GpuProbe.spec, timeout_s=0.3))
+    try:
+        first = await run_probe("gpu", ProbeContext(DOWN))
+        assert first.outcome is Outcome.TIMED_OUT
+        monkeypatch.setattr(gpu.GpuProbe, "spec", replace(gpu.GpuProbe.spec, timeout_s=10))
+        second = await run_probe("gpu", ProbeContext(DOWN))
+        assert second.outcome is Outcome.UNAVAILABLE
+        assert "unanswered" in (second.reason or "")
+    finally:
+        release.set()
+
+
+async def test_the_engine_gets_reason_and_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail() -> None:
+        raise pynvml.NVMLError(pynvml.NVML_ERROR_LIB_RM_VERSION_MISMATCH)
+
+    monkeypatch.setattr(pynvml, "nvmlInit", fail)
+    result = await run_probe("gpu", ProbeContext(DOWN))
+    assert result.outcome is Outcome.UNAVAILABLE
+    assert "different versions" in (result.reason or "")
+    assert "reload the driver" in (result.remedy or "")

@@ -9,7 +9,7 @@ from wizard.core.reading import Outcome
 from wizard.core.target import Launch, Target
 from wizard.core.vocabulary import VOCABULARY
 from wizard.probes import host
-from wizard.probes.base import NoData
+from wizard.probes.base import NoData, ProbeContext, run_probe
 from wizard.probes.host import Cgroup, find_cgroup, read_cpu_quota, read_memory_cgroup
 
 GIB = 1 << 30
@@ -129,3 +129,11 @@ def test_finding_the_folder(tmp_path: Path, membership: str, mount: str, expecte
 
 def test_no_cgroup_at_all(tmp_path: Path) -> None:
     assert find_cgroup(77, "memory", tmp_path) is None
+
+
+async def test_through_the_engine() -> None:
+    result = await run_probe("host", ProbeContext(DOWN))
+    assert (result.outcome, result.probe) == (Outcome.OK, "host")
+    gone = await run_probe("host", ProbeContext(Target(remote=True)))
+    assert gone.outcome is Outcome.NO_DATA
+    assert gone.reason

@@ -13,7 +13,7 @@ from wizard.core.reading import Outcome
 from wizard.core.target import Identity, Launch, Target
 from wizard.core.vocabulary import VOCABULARY
 from wizard.probes import port, process
-from wizard.probes.base import NoData
+from wizard.probes.base import NoData, ProbeContext, run_probe
 
 BOOT_ID = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
 LAUNCH = Launch(("python", "-m", "sglang.launch_server"), "/")
@@ -123,3 +123,11 @@ def test_suggestion_skips_what_is_taken_and_stays_a_port() -> None:
 def test_another_machine_is_not_looked_at(target: Target) -> None:
     with pytest.raises(NoData):
         port.examine(target)
+
+
+async def test_through_the_engine() -> None:
+    result = await run_probe("port", ProbeContext(Target(launch=LAUNCH)))
+    assert (result.outcome, result.probe) == (Outcome.OK, "port")
+    gone = await run_probe("port", ProbeContext(Target(remote=True)))
+    assert gone.outcome is Outcome.NO_DATA
+    assert gone.reason

@@ -14,7 +14,7 @@ from wizard.core.reading import Outcome
 from wizard.core.target import Identity, Launch, Target
 from wizard.core.vocabulary import VOCABULARY
 from wizard.probes import process
-from wizard.probes.base import NoData
+from wizard.probes.base import NoData, ProbeContext, run_probe
 
 BOOT_ID = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
 
@@ -141,3 +141,11 @@ def test_stat_of_a_name_with_parentheses_and_spaces(tmp_path: Path) -> None:
         running.kill()
         running.wait()
     assert process.read_stat(running.pid) is None
+
+
+async def test_through_the_engine() -> None:
+    result = await run_probe("process", ProbeContext(Target(identity=identify(os.getpid()))))
+    assert (result.outcome, result.probe) == (Outcome.OK, "process")
+    gone = await run_probe("process", ProbeContext(Target(remote=True)))
+    assert gone.outcome is Outcome.NO_DATA
+    assert gone.reason

@@ -389,3 +389,6 @@ class GpuProbe:
 
     async def read(self, ctx: ProbeContext) -> ProbeResult:
         return await in_thread(examine, ctx.target)
+
+
+PROBE = GpuProbe()

@@ -215,3 +215,6 @@ class HostProbe:
 
     async def read(self, ctx: ProbeContext) -> ProbeResult:
         return await in_thread(examine, ctx.target)
+
+
+PROBE = HostProbe()

@@ -120,3 +120,6 @@ class PortProbe:
 
     async def read(self, ctx: ProbeContext) -> ProbeResult:
         return await in_thread(examine, ctx.target)
+
+
+PROBE = PortProbe()

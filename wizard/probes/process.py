@@ -171,3 +171,6 @@ class ProcessProbe:
 
     async def read(self, ctx: ProbeContext) -> ProbeResult:
         return await in_thread(examine, ctx.target)
+
+
+PROBE = ProcessProbe()
