@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from wizard.core.expr import parse, parse_template
@@ -15,6 +16,7 @@ from wizard.core.reading import Outcome, ProbeResult, Snapshot, Trust, Value
 from wizard.core.session import Offer, PathStep, SessionState, Step
 from wizard.core.target import Identity, Target
 from wizard.core.triage import rank
+from wizard.runner.client import SessionSummary
 
 HOSTILE = "[rank0]: CUDA OOM [/x] \x1b[31mred\x1b[0m [bold]not bold[/bold] \x07"
 HOSTILE_SHOWN = "[rank0]: CUDA OOM [/x] red [bold]not bold[/bold]"
@@ -23,13 +25,12 @@ OLD = ("python", "-m", "sglang.launch_server", "--model-path", "/m/llama-8b", "-
 NEW = OLD[:5]
 
 
-@dataclass(frozen=True)
-class Summary:
-    session_id: str
-    when: float
-    target: str
-    cause: str
-    outcome: str
+def summary(session_id: str, outcome: RunOutcome | None, *, alive: bool = False) -> SessionSummary:
+    path = Path(f"/nowhere/session-{session_id}.db")
+    serving = "unknown"
+    return SessionSummary(
+        session_id, path, 0.0, "llama-8b :30000 [/x]", "long_queue", outcome, serving, "", alive
+    )
 
 
 def sign(when: str, weight: float, says: str) -> Sign:

@@ -63,11 +63,13 @@ class Shown:
         self.app, self.pilot, self.engine = app, pilot, engine
 
     async def settle(self) -> None:
-        for _ in range(3):
-            await self.pilot.pause()
+        """Until every widget has handled what it was sent, workers included."""
+        for _ in range(4):
+            await self.pilot.pause(0)
         await self.app.workers.wait_for_complete([w for w in self.app.workers if w.group != "engine"])
-        for _ in range(3):
-            await self.pilot.pause()
+        for _ in range(4):
+            await self.pilot.pause(0)
+        await self.pilot.pause()
 
     async def press(self, *keys: str) -> None:
         await self.pilot.press(*keys)

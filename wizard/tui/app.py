@@ -26,8 +26,11 @@ from wizard.tui.screens.base import Frame
 from wizard.tui.screens.picker import PickerScreen
 
 if TYPE_CHECKING:
+    from wizard.core.plan import Plan
     from wizard.core.session import Event, SessionState
     from wizard.core.target import Target
+    from wizard.runner.client import SessionSummary
+    from wizard.runner.recovery import How
     from wizard.tui.readings import History
 
 EngineFactory = Callable[..., Any]
@@ -62,11 +65,13 @@ class WizardApp(App[int]):
         self.engine: Any = None
         self.state: SessionState | None = None
         self.targets: tuple[Target, ...] | None = None
-        self.sessions: tuple[Any, ...] = ()
+        self.sessions: tuple[SessionSummary, ...] = ()
         self.picking = False
         self.history: History | None = None
         self.host = socket.gethostname().split(".")[0]
         self.failure = ""
+        self.trouble = ""
+        """One line about something that went wrong here rather than in the session."""
         self._decided: tuple[object, float] | None = None
         self._watching = False
         self._generation = 0
@@ -169,13 +174,19 @@ class WizardApp(App[int]):
         self.sync()
 
     def on_fetched(self, message: Fetched) -> None:
+        if message.for_screen == "app":
+            self.trouble = message.error
+            if message.error:
+                self.sync()
+            else:
+                self.attach(message.value)
         for screen in self.screen_stack:
             if screen.id == message.for_screen and hasattr(screen, "take"):
                 screen.take(message.value, message.error)
 
     @property
-    def unfinished(self) -> tuple[Any, ...]:
-        return tuple(s for s in self.sessions if s.outcome == "unfinished")
+    def unfinished(self) -> tuple[SessionSummary, ...]:
+        return tuple(s for s in self.sessions if s.is_unfinished)
 
     # --- screens ------------------------------------------------------------------------------
 
@@ -275,6 +286,24 @@ class WizardApp(App[int]):
         self.picking = False
         if self.engine is not None:
             self.engine.attach(session_id)
+
+    def finish(self, session_id: str, how: How = "auto") -> None:
+        """Start a runner that brings a session to its end, then follow it."""
+
+        def begin() -> str:
+            from wizard.runner import client
+
+            client.resume(client.find(session_id), how)
+            return session_id
+
+        self.trouble = ""
+        self.fetch("app", begin)
+
+    def plan_of(self, session_id: str) -> Plan:
+        """The plan of a session, from its journal. Blocking: for ``fetch``."""
+        from wizard.runner import client
+
+        return client.read_order(client.find(session_id))[1].plan
 
     def find_targets(self) -> None:
         self.targets = None

@@ -11,7 +11,7 @@ from textual.binding import Binding, BindingType
 from textual.containers import VerticalScroll
 from textual.screen import Screen
 
-from wizard.tui.format import EMPTY, Line, line
+from wizard.tui.format import EMPTY, Line, line, wrap
 from wizard.tui.widgets.footer import Footer, footer_lines
 from wizard.tui.widgets.header import Header, header_lines
 from wizard.tui.widgets.rows import Lines
@@ -84,7 +84,7 @@ class Frame(Screen[Any]):
 
     def draw_all(self) -> None:
         """Draw everything from the latest state. Cheap when nothing differs."""
-        if not self.is_mounted or not self.query(Header):
+        if not self.is_attached or not self.query(Header):
             return
         state, stage, host, where = self.state, self.stage, self.wizard.host, self.where()
         self.query_one(Header).show(lambda w: header_lines(state, where, w, stage=stage, host=host))
@@ -104,7 +104,7 @@ class Frame(Screen[Any]):
         return ALWAYS
 
     def show_footer(self) -> None:
-        if not self.is_mounted or not self.query(Footer):
+        if not self.is_attached or not self.query(Footer):
             return
         keys = tuple(self.keys())
         body = self.query_one(Body)
@@ -114,10 +114,8 @@ class Frame(Screen[Any]):
         self.query_one(Footer).show(lambda w: footer_lines(keys, more, w))
 
     def note_line(self, width: int) -> list[Line]:
-        from wizard.tui.format import wrap
-
-        note = self.state.note if self.state else ""
-        return wrap(f"! {note}", width, role="warn") if note else []
+        notes = (self.wizard.trouble, self.state.note if self.state else "")
+        return [row for note in notes if note for row in wrap(f"! {note}", width, role="warn")]
 
     def action_page(self, by: int) -> None:
         body = self.query_one(Body)

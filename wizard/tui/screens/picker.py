@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, ClassVar
 
 from textual.app import ComposeResult
+from textual.binding import Binding, BindingType
 
 from wizard.tui.format import Line, duration, line, one_line, wrap
 from wizard.tui.screens.base import ALWAYS, Frame
@@ -14,6 +15,7 @@ from wizard.tui.widgets.rows import Lines
 
 if TYPE_CHECKING:
     from wizard.core.target import Target
+    from wizard.runner.client import SessionSummary
 
 WELCOME = (
     "No SGLang server runs on this machine, as far as this user can see.",
@@ -47,18 +49,15 @@ def target_note(target: Target) -> str:
     return "  ".join(p for p in parts if p)
 
 
-def session_note(session: Any, now: float) -> str:
-    return f"{one_line(session.target)}  {one_line(session.cause)}  {duration(now - session.when)} ago"
+def session_choice(session: SessionSummary, now: float) -> Choice:
+    note = f"{one_line(session.target)}  {one_line(session.cause)}  {duration(now - session.created_at)} ago"
+    verb = "Follow session" if session.runner_alive else "Finish or roll back session"
+    return Choice(f"session:{session.id}", f"{verb} {session.id}", note, True)
 
 
-def picker_choices(targets: Sequence[Target], unfinished: Sequence[Any], now: float) -> list[Choice]:
+def picker_choices(targets: Sequence[Target], unfinished: Sequence[SessionSummary], now: float) -> list[Choice]:
     """Unfinished changes first: they are the most urgent thing on this machine."""
-    out = [
-        Choice(
-            f"session:{s.session_id}", f"Finish or roll back session {s.session_id}", session_note(s, now), True
-        )
-        for s in unfinished
-    ]
+    out = [session_choice(s, now) for s in unfinished]
     for index, target in enumerate(targets):
         name = one_line(target.name) or "SGLang"
         out.append(Choice(f"target:{index}", f"{name}  {target.host}:{target.port}", target_note(target)))
@@ -73,6 +72,8 @@ class PickerScreen(Frame):
         "A server is named by its process, port and launch command. Choose one, finish a change that was "
         "interrupted, or type an address such as 30001 or http://10.0.0.5:30000."
     )
+
+    BINDINGS: ClassVar[list[BindingType]] = [Binding("u", "address", show=False, id="address")]
 
     def body(self) -> ComposeResult:
         yield Lines(id="text")
@@ -93,7 +94,12 @@ class PickerScreen(Frame):
         if wizard.targets is None:
             return [line(" Looking for SGLang servers on this machine ...")]
         if wizard.unfinished:
-            text = "A change to a server was interrupted. Finish it first: the server may be down."
+            alive = all(s.runner_alive for s in wizard.unfinished)
+            text = (
+                "A change to a server is under way."
+                if alive
+                else "A change to a server was interrupted. Finish it first: the server may be down."
+            )
             return [*wrap(text, width, role="warn"), ()]
         if not wizard.targets:
             return welcome_lines(width)
@@ -106,18 +112,20 @@ class PickerScreen(Frame):
     def on_choices_taken(self, message: Choices.Taken) -> None:
         what, _, rest = message.choice.id.partition(":")
         if what == "session":
-            self.wizard.attach(rest)
+            alive = any(s.id == rest and s.runner_alive for s in self.wizard.unfinished)
+            locked = self.state is not None and self.state.read_only
+            if alive or locked:
+                self.wizard.attach(rest)
+            else:
+                self.wizard.finish(rest)
         elif what == "target":
             self.wizard.open_target((self.wizard.targets or ())[int(rest)])
         elif what == "address":
-            self.key_u()
+            self.action_address()
         else:
             self.wizard.find_targets()
 
-    def key_u(self) -> None:
+    def action_address(self) -> None:
         from wizard.tui.screens.address import AddressScreen
 
-        self.wizard.push_screen(AddressScreen())
-
-    def action_back(self) -> None:
-        self.wizard.go_back()
+        self.wizard.open_over(AddressScreen())

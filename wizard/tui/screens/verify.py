@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, ClassVar
 
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.timer import Timer
 
-from wizard.core.session import Decided, StartedOver
+from wizard.core.session import READ_ONLY_NOTE, Decided, StartedOver
 from wizard.tui.command import command_text
-from wizard.tui.format import Line
+from wizard.tui.format import wrap
 from wizard.tui.outcome import progress_lines, run_is_over, verdict_lines
 from wizard.tui.screens.base import ALWAYS, Frame
 from wizard.tui.screens.text import TextScreen
@@ -19,7 +19,9 @@ from wizard.tui.widgets.choices import Buttons, Choice, Choices
 from wizard.tui.widgets.rows import Lines
 
 if TYPE_CHECKING:
+    from wizard.core.plan import Plan
     from wizard.core.progress import RunState
+    from wizard.runner.recovery import How
 
 
 def verify_buttons(run: RunState) -> list[Choice]:
@@ -27,7 +29,10 @@ def verify_buttons(run: RunState) -> list[Choice]:
     if run.awaiting_decision:
         return [Choice("keep", "Keep it"), Choice("rollback", "Put the old one back")]
     if run.outcome is not None:
-        return [Choice("report", "Report"), Choice("over", "Look again from the start"), Choice("quit", "Quit")]
+        kept = run.outcome.value == "kept"
+        undo = [Choice("undo", "Put the old one back")] if kept else []
+        again = [Choice("again", "Try the rollback again")] if run.outcome.value == "rollback_failed" else []
+        return [*again, Choice("over", "Look again"), Choice("report", "Report"), *undo, Choice("quit", "Quit")]
     if not run.runner_alive:
         return [Choice("finish", "Finish or roll back now"), Choice("quit", "Quit")]
     return []
@@ -97,12 +102,8 @@ class VerifyScreen(Frame):
         if not run_is_over(run):
             alive = (("a", "abort and restore the old command"),) if run.runner_alive else ()
             return (("l", "log"), *alive, *ALWAYS)
-        deploy = (("s", "command to deploy"),) if self._plan() is not None else ()
-        return (("tab", "choose"), ("enter", "go on"), ("r", "report"), *deploy, ("l", "log"), *ALWAYS)
-
-    def _plan(self) -> object:
-        offer = self.state.offer if self.state else None
-        return offer.plan if offer is not None else None
+        more = (("r", "report"), ("s", "command to deploy"), ("l", "log"))
+        return (("tab", "choose"), ("enter", "go on"), *more, *ALWAYS)
 
     def on_choices_taken(self, message: Choices.Taken) -> None:
         what = message.choice.id
@@ -116,7 +117,9 @@ class VerifyScreen(Frame):
         elif what == "over":
             self.wizard.decide(StartedOver())
         elif what == "finish":
-            self.wizard.attach(run.session_id)
+            self._again("auto", "Finish the change, or roll it back where it cannot be finished?")
+        elif what in ("undo", "again"):
+            self._again("rollback", "Start the old command again? The server is down until it is ready.")
         elif what == "quit":
             self.wizard.action_leave()
 
@@ -129,17 +132,26 @@ class VerifyScreen(Frame):
         run = self.state.run if self.state else None
         if run is None or run.outcome is not None or run.awaiting_decision or not run.runner_alive:
             return
-        from wizard.tui.format import wrap
+        text = "Abort the change? What was begun is taken back and the old command is started again."
+        self._ask(text, "Abort", lambda: self.wizard.send(Decided("abort")))
+
+    def _again(self, how: How, text: str) -> None:
+        """Another runner for this session, after a yes."""
+        state = self.state
+        if state is None or state.run is None:
+            return
+        if state.read_only:
+            self.wizard.trouble = READ_ONLY_NOTE
+            self.draw()
+            return
+        session_id = state.run.session_id
+        self._ask(text, "Yes", lambda: self.wizard.finish(session_id, how))
+
+    def _ask(self, text: str, yes: str, then: Callable[[], None]) -> None:
         from wizard.tui.screens.confirm import ConfirmScreen
 
-        def build(width: int) -> list[Line]:
-            text = "Abort the change? What was begun is taken back and the old command is started again."
-            return wrap(text, width, role="strong")
-
-        self.wizard.open_over(
-            ConfirmScreen(build, "Abort", "Go on with the change", kind="abort"),
-            lambda yes: self.wizard.send(Decided("abort")) if yes else None,
-        )
+        screen = ConfirmScreen(lambda w: wrap(text, w, role="strong"), yes, "No, back", kind="really")
+        self.wizard.open_over(screen, lambda agreed: then() if agreed else None)
 
     def action_report(self) -> None:
         engine = self.wizard.engine
@@ -147,17 +159,27 @@ class VerifyScreen(Frame):
             self.wizard.open_over(TextScreen("report", fetch=engine.report))
 
     def action_deploy(self) -> None:
+        """The command to put into the deployment; of a resumed session it stands in the journal."""
         state = self.state
-        offer = state.offer if state else None
-        if offer is None or offer.plan is None:
+        if state is None or state.run is None or not run_is_over(state.run):
             return
-        run = state.run if state else None
-        kept = run is not None and run.serving == "new"
-        argv = offer.plan.new_argv if kept or run is None or run.awaiting_decision else offer.plan.old_argv
-        which = "new" if argv == offer.plan.new_argv else "old"
-        text = (
-            f"# The {which} command\nPut this into the unit file, the compose file or the chart that starts "
-            f"the server; otherwise the next deployment brings the former one back.\n\n{command_text(argv)}\n\n"
-            "Secrets are not shown: take them from where they are kept."
+        run, offer = state.run, state.offer
+        if offer is not None and offer.plan is not None:
+            self.wizard.open_over(TextScreen("the command to deploy", deploy_text(offer.plan, run)))
+            return
+        text = TextScreen(
+            "the command to deploy", fetch=lambda: deploy_text(self.wizard.plan_of(run.session_id), run)
         )
-        self.wizard.open_over(TextScreen("the command to deploy", text))
+        self.wizard.open_over(text)
+
+
+def deploy_text(plan: Plan, run: RunState) -> str:
+    """The command that serves now (or is about to be kept), and where it belongs."""
+    new = run.serving == "new" or run.awaiting_decision
+    argv = plan.new_argv if new else plan.old_argv
+    return (
+        f"# The {'new' if new else 'old'} command\n"
+        "Put this into the unit file, the compose file or the chart that starts the server; otherwise the next "
+        "deployment brings the former one back.\n\n"
+        f"{command_text(argv)}\n\nSecrets are not shown: take them from where they are kept."
+    )
