@@ -11,8 +11,12 @@ from collections.abc import Iterable, Mapping, Sequence
 
 HIDDEN = "***"
 
-_SECRET_FLAG = re.compile(r"^--?(?:[\w-]*-)?(?:api-key|token|secret|password|passwd|credentials?|auth)$")
-_NO_SECRET_FLAGS = frozenset({"--speculative-token", "--bucket-time-to-first-token"})
+# "token" alone is the field's everyday word (--bucket-time-to-first-token), so it needs company
+_FLAG_NAME = (
+    r"--?(?:(?:[\w-]*-)?(?:api-key|secret|secret-key|access-key|password|passwd|credentials?)"
+    r"|(?:[\w-]*-)?(?:hf|hub|auth|access|api|bearer|admin|secret)-token|token)"
+)
+_SECRET_FLAG = re.compile(f"^{_FLAG_NAME}$")
 
 _SECRET_VARIABLE = re.compile(
     r"(?:^|_)(?:TOKEN|KEY|KEYS|APIKEY|SECRET|PASSWORD|PASSWD|PASSPHRASE|CREDENTIALS?|AUTH)(?:$|_)"
@@ -21,8 +25,9 @@ _SECRET_VARIABLE = re.compile(
 )
 
 _NAME = (
-    r"[\w.-]*(?:api[_-]?key|access[_-]?key|secret|passwd|password|passphrase|auth[_-]?token|credential)s?[\w.-]*"
-    r"|(?:[A-Za-z0-9]+[_-])*(?:token|key)"
+    r"(?i:[\w.-]*(?:api[_-]?key|access[_-]?key|secret|passwd|password|passphrase|credential)s?[\w.-]*)"
+    r"|(?i:[\w.-]*(?:hf|hub|auth|access|api|bearer|admin|session|refresh)[_-]?token)"
+    r"|[A-Z][A-Z0-9_]*_(?:TOKEN|KEY|AUTH)"
 )
 _QUOTED = r"'(?:[^'\\\n]|\\.)*'?|\"(?:[^\"\\\n]|\\.)*\"?"
 _BARE = r"[^\s,;&|)\]}'\"]+"
@@ -32,21 +37,21 @@ _HEADER = re.compile(
 )
 _BEARER = re.compile(r"(?i)\b(bearer\s+)([^\s'\",]+)")
 _FLAG_IN_TEXT = re.compile(
-    rf"(--?(?:[\w-]*-)?(?:api-key|token|secret|password|passwd|credentials?|auth))(\s*=\s*|['\"]?,?\s+)({_QUOTED}|[^\s,]+)"
+    rf"(?<![\w-])({_FLAG_NAME})(\s*=\s*|['\"]?,?\s+)({_QUOTED}|[^\s,]+)"
 )
-_ASSIGNED = re.compile(rf"(?i)(?<![\w-])(['\"]?(?:{_NAME})['\"]?)(\s*[=:]\s*)({_QUOTED}|{_BARE})")
+_ASSIGNED = re.compile(rf"(?<![\w-])(['\"]?(?:{_NAME})['\"]?)(\s*[=:]\s*)({_QUOTED}|{_BARE})")
 _SHAPES = re.compile(
     r"\b(?:hf_[A-Za-z0-9]{8,}|sk-[A-Za-z0-9_-]{8,}|gh[pousr]_[A-Za-z0-9]{16,}|github_pat_\w{16,}|glpat-[\w-]{16,}"
     r"|xox[abprs]-[\w-]{10,}|AKIA[0-9A-Z]{16}|eyJ[\w-]{10,}\.[\w-]{10,}\.[\w-]+)"
 )
-_URL_PASSWORD = re.compile(r"([a-z][a-z0-9+.-]*://[^\s/:@]*:)([^\s/@]+)(@)", re.I)
+_URL_PASSWORD = re.compile(r"([a-z][a-z0-9+.-]*://[^\s/:@]*:)([^\s@]+)(@)", re.I)
 
 _HARMLESS_VALUES = frozenset({"none", "null", "true", "false", "''", '""', ""})
 
 
 def is_secret_flag(flag: str) -> bool:
     """Whether the value of an option is a secret: ``--api-key``, ``--admin-api-key``, ``--x-password``."""
-    return flag not in _NO_SECRET_FLAGS and bool(_SECRET_FLAG.match(flag.replace("_", "-").lower()))
+    return bool(_SECRET_FLAG.match(flag.replace("_", "-").lower()))
 
 
 def is_secret_variable(name: str) -> bool:

@@ -73,7 +73,7 @@ def for_version(version: str | None) -> Catalogue:
     try:
         chosen = nearest_version(version, versions) if version else versions[-1]
     except ValueError:
-        chosen, version = versions[-1], "0"
+        chosen, version = versions[-1], "0.0"
     return Catalogue(version=chosen, specs=_load(chosen), spans=_spans(), asked=version or "")
 
 

@@ -1,0 +1,128 @@
+"""Secrets never survive, and foreign text cannot drive a terminal."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from wizard.core.redact import (
+    clean,
+    is_secret_flag,
+    is_secret_variable,
+    redact_argv,
+    redact_environ,
+    redact_text,
+    secrets_of,
+)
+
+SECRET = st.text(alphabet="ABCxyz0189_-.+/", min_size=6, max_size=24).map(lambda s: f"Zq{s}Qz")
+PLACES = [
+    "python -m sglang.launch_server --api-key {} --port 1",
+    "server --api-key={} --port 1",
+    "server --admin-api-key {}",
+    "server --ssl-keyfile-password {} x",
+    "server_args=ServerArgs(model_path='m', api_key='{}', port=1)",
+    "server_args={{'model_path': 'm', 'api_key': '{}', 'admin_api_key': \"{}\"}}",
+    '{{"api_key": "{}", "port": 30000}}',
+    "Authorization: Bearer {}",
+    "authorization: Basic {}",
+    "curl -H 'Authorization: Bearer {}' http://127.0.0.1/",
+    "headers={{'authorization': 'Bearer {}'}}",
+    "HF_TOKEN={} python x",
+    "export HUGGING_FACE_HUB_TOKEN='{}'",
+    "AWS_SECRET_ACCESS_KEY={}",
+    "OPENAI_API_KEY: {}",
+    "DB_PASSWORD={}",
+    "http://user:{}@127.0.0.1:30000/",
+    "argv: ['python', '--api-key', '{}', '--port', '1']",
+]
+
+
+@pytest.mark.parametrize("place", PLACES)
+@given(secret=SECRET)
+def test_a_planted_secret_never_survives(place: str, secret: str) -> None:
+    text = redact_text(place.format(secret, secret))
+    assert secret not in text
+    assert secret[2:-2] not in text
+    assert "***" in text
+
+
+@given(secret=SECRET, before=st.sampled_from(["--port", "--tp", "x", "--disable-radix-cache"]))
+@pytest.mark.parametrize(
+    "flag", ["--api-key", "--admin-api-key", "--api", "--ssl-keyfile-password", "--hf-token"]
+)
+def test_words_behind_a_secret_flag_are_hidden(flag: str, secret: str, before: str) -> None:
+    assert redact_argv([before, flag, secret, "--tp", "2"]) == [before, flag, "***", "--tp", "2"]
+    assert redact_argv([before, f"{flag}={secret}", "--tp", "2"]) == [before, f"{flag}=***", "--tp", "2"]
+    assert secret not in " ".join(redact_argv(["bash", "-c", f"HF_TOKEN={secret} x {flag} {secret}"]))
+    assert redact_argv(["env", f"HF_TOKEN={secret}", "x"]) == ["env", "HF_TOKEN=***", "x"]
+
+
+@pytest.mark.parametrize(
+    "shape", ["hf_" + "aB3" * 11, "sk-proj-abcdEFGH1234", "ghp_" + "a1" * 18, "AKIA" + "A1B2" * 4]
+)
+def test_tokens_are_known_by_their_shape(shape: str) -> None:
+    assert shape not in redact_text(f"cannot use {shape} here")
+    assert redact_argv(["--model-path", shape]) == ["--model-path", "***"]
+
+
+def test_environ() -> None:
+    plain = {"PATH": "/bin", "KEYBOARD": "us"}
+    secret = ("HF_TOKEN", "SGLANG_API_KEY", "WANDB_API_KEY")
+    shown = redact_environ({**plain, **dict.fromkeys(secret, "hush")})
+    assert shown == {**plain, **dict.fromkeys(secret, "***")}
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "Decode batch. #running-req: 8, #token: 1234, token usage: 0.97, gen throughput (token/s): 285.10",
+        "max_total_num_tokens=905795, chunked_prefill_size=8192, max_prefill_tokens=16384",
+        "api_key=None, admin_api_key=None, tokenizer_path='m', skip_tokenizer_init=False",
+        "--max-total-tokens 600 --tokenizer-path m --tokenizer-worker-num 2",
+        "Capture cuda graph begin. avail mem=9.78 GB",
+    ],
+)
+def test_ordinary_text_stays(text: str) -> None:
+    assert redact_text(text) == text
+
+
+def test_ordinary_flags_are_no_secrets() -> None:
+    from wizard.server.catalogue import catalogued_versions, for_version
+
+    hidden = {o for v in catalogued_versions() for o in for_version(v).by_option if is_secret_flag(o)}
+    assert hidden == {"--api-key", "--admin-api-key", "--ssl-keyfile-password"}
+    assert not is_secret_variable("TOKENIZERS_PARALLELISM")
+    assert not is_secret_variable("SGLANG_CLIP_MAX_NEW_TOKENS_ESTIMATION")
+
+
+def test_known_secrets_are_hidden_anywhere() -> None:
+    secrets = secrets_of(["x", "--api-key", "sesame", "--admin-api-key=open"], {"HF_TOKEN": "hush"})
+    assert secrets == ("sesame", "open", "hush")
+    assert redact_text("said sesame, open and hush", secrets) == "said ***, *** and ***"
+
+
+@given(st.text(max_size=60) | st.text(alphabet="\x1b\x9b\x07\x9c[]PX^_;0123mHJKa\r\n\tb", max_size=60))
+def test_cleaned_text_has_no_control_bytes(text: str) -> None:
+    shown = clean(text)
+    assert not re.search(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]", shown)
+    assert clean(shown) == shown
+
+
+@pytest.mark.parametrize(
+    ("raw", "shown"),
+    [
+        ("\x1b[31mred\x1b[0m", "red"),
+        ("\x1b]0;title\x07text", "text"),
+        ("\x1b]8;;http://x\x1b\\link\x1b]8;;\x1b\\", "link"),
+        ("\x9b2Jgone", "gone"),
+        (" 10%|#\r 20%|##\r\nnext\tcell", " 10%|#\n 20%|##\nnext\tcell"),
+        ("a\x00b\x08c", "abc"),
+        ("\u202egnp.exe", "gnp.exe"),
+    ],
+)
+def test_what_cleaning_leaves(raw: str, shown: str) -> None:
+    assert clean(raw) == shown
