@@ -24,12 +24,17 @@ def build_parser() -> argparse.ArgumentParser:
     """The whole command line of DESIGN.md."""
     common = argparse.ArgumentParser(add_help=False)
     group = common.add_argument_group("common")
-    group.add_argument("--json", action="store_true", default=argparse.SUPPRESS, help="one JSON document on stdout")
+    group.add_argument(
+        "--json", action="store_true", default=argparse.SUPPRESS, help="one JSON document on stdout"
+    )
     group.add_argument(
         "--read-only", action="store_true", default=argparse.SUPPRESS, help="show everything, change nothing"
     )
     group.add_argument(
-        "--plain", action="store_true", default=argparse.SUPPRESS, help="lines and numbered answers, no full screen"
+        "--plain",
+        action="store_true",
+        default=argparse.SUPPRESS,
+        help="lines and numbered answers, no full screen",
     )
     group.add_argument("--flows", metavar="DIR", default=argparse.SUPPRESS, help="use the flows of this folder")
     group.add_argument(
@@ -54,7 +59,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser = argparse.ArgumentParser(
         prog="sgl-wizard",
-        description="From \"my SGLang server is in trouble\" to a fix, and the measurement that shows it.",
+        description='From "my SGLang server is in trouble" to a fix, and the measurement that shows it.',
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         parents=[common, target],
@@ -63,25 +68,35 @@ def build_parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", metavar="COMMAND")
     both = [common, target]
 
-    demo = commands.add_parser("demo", parents=[common], help="the wizard on a simulated server with a fault in it")
-    demo.add_argument("scenario", nargs="?", default="queue_cap", help="queue_cap (default), kv_pool, oom, healthy ...")
+    demo = commands.add_parser(
+        "demo", parents=[common], help="the wizard on a simulated server with a fault in it"
+    )
+    demo.add_argument(
+        "scenario", nargs="?", default="queue_cap", help="queue_cap (default), kv_pool, oom, healthy ..."
+    )
     demo.add_argument("--headless", action="store_true", help="play it through without a screen")
     demo.add_argument("--list", action="store_true", help="list the scenarios")
 
     check = commands.add_parser("check", parents=both, help="classify and diagnose, change nothing")
     check.add_argument("--window", type=float, default=2.0, metavar="S", help="seconds to watch the metrics")
 
-    fix = commands.add_parser("fix", parents=both, help="diagnose, apply the remedy, measure, keep or roll back")
+    fix = commands.add_parser(
+        "fix", parents=both, help="diagnose, apply the remedy, measure, keep or roll back"
+    )
     fix.add_argument("--window", type=float, default=2.0, metavar="S", help="seconds to watch the metrics")
     fix.add_argument("--cause", metavar="ID", help="treat this cause")
     fix.add_argument("--remedy", metavar="ID", help="take this remedy of it")
-    fix.add_argument("--set", action="append", default=[], metavar="FLAG=VALUE", help="apply your own change instead")
+    fix.add_argument(
+        "--set", action="append", default=[], metavar="FLAG=VALUE", help="apply your own change instead"
+    )
     fix.add_argument("--unset", action="append", default=[], metavar="FLAG", help="drop a flag instead")
     fix.add_argument("--yes", action="store_true", help="agree to the plan, its restart and its load test")
     fix.add_argument("--dry-run", action="store_true", help="show the plan, change nothing")
     fix.add_argument("--passive", action="store_true", help="judge by the live traffic; send nothing")
     fix.add_argument("--no-load-test", action="store_true", help="apply without measuring")
-    fix.add_argument("--drain", type=float, default=60.0, metavar="S", help="let running requests end for so long")
+    fix.add_argument(
+        "--drain", type=float, default=60.0, metavar="S", help="let running requests end for so long"
+    )
     fix.add_argument("--no-escalate", action="store_true", help="never kill what does not stop by itself")
     fix.add_argument("--ready-limit", type=float, default=900.0, metavar="S", help="longest wait for ready")
     load = fix.add_argument_group("load test (default: like the load it sees)")

@@ -51,7 +51,9 @@ def resolve(args: argparse.Namespace, *, relaunch: bool = False) -> Target:
                     Exit.COULD_NOT_EXAMINE,
                 )
             if len(found) > 1:
-                rows = "\n".join(f"  --pid {t.identity.pid if t.identity else '?'}   {t.base_url}  {t.name}" for t in found)
+                rows = "\n".join(
+                    f"  --pid {t.identity.pid if t.identity else '?'}   {t.base_url}  {t.name}" for t in found
+                )
                 raise CliError(f"{len(found)} servers run on this host; choose one:\n{rows}", Exit.USAGE)
             target = found[0]
     except TargetError as error:

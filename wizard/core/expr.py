@@ -48,9 +48,7 @@ class Term:
 
     def says(self) -> str:
         """``requests.running 8 >= server.max_running_requests 8``: the condition with its numbers."""
-        parts = [
-            f"{name} = {show(value.x) if value else 'unknown'}" for name, value in self.readings
-        ]
+        parts = [f"{name} = {show(value.x) if value else 'unknown'}" for name, value in self.readings]
         return f"{self.text}  ({', '.join(parts)})" if parts else self.text
 
 

@@ -164,9 +164,7 @@ class FlowBook:
         return tuple(sorted(self.flows.values(), key=lambda f: (f.order, f.id)))
 
     def flows_with_cause(self, cause_id: str) -> tuple[str, ...]:
-        return tuple(
-            f.id for f in self.ordered_flows() if any(n.cause == cause_id for n in f.nodes.values())
-        )
+        return tuple(f.id for f in self.ordered_flows() if any(n.cause == cause_id for n in f.nodes.values()))
 
 
 @dataclass(frozen=True)

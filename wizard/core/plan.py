@@ -74,6 +74,8 @@ class Plan:
     environ: Mapping[str, str | None] = field(default_factory=dict)
     actions: tuple[str, ...] = ()
     """What a person has to do first (e.g. free the port); empty when the wizard can do it all."""
+    waits_for_port: bool = False
+    """Nothing is changed; the wizard waits until the port is free and starts the old command."""
     checks: tuple[tuple[str, bool, str], ...] = ()
     """Pre-flight: (name, passed, detail)."""
 
@@ -92,6 +94,7 @@ class Plan:
             "expect": self.expect,
             "environ": dict(self.environ),
             "actions": list(self.actions),
+            "waits_for_port": self.waits_for_port,
             "checks": [list(c) for c in self.checks],
         }
 
@@ -111,6 +114,7 @@ class Plan:
             expect=doc["expect"],
             environ=dict(doc["environ"]),
             actions=tuple(doc["actions"]),
+            waits_for_port=bool(doc.get("waits_for_port", False)),
             checks=tuple((str(c[0]), bool(c[1]), str(c[2])) for c in doc["checks"]),
         )
 

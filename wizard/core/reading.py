@@ -8,9 +8,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import Any, Union
+from typing import Any
 
-Scalar = Union[bool, int, float, str, tuple[str, ...]]
+Scalar = bool | int | float | str | tuple[str, ...]
 
 
 class Outcome(str, Enum):

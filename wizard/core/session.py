@@ -6,9 +6,9 @@ feed events in and carry the commands out; a test of a flow is a table of events
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from enum import Enum
-from typing import Literal, Union
+from typing import Literal
 
 from wizard.core.flow import Cause, Flow, FlowBook, Node, Remedy, Suggestion, suggest
 from wizard.core.measurement import Workload
@@ -63,7 +63,7 @@ class SessionState:
 
     target: Target | None = None
     step: Step = Step.CLASSIFY
-    snapshot: Snapshot = Snapshot()
+    snapshot: Snapshot = field(default_factory=Snapshot)
     hypotheses: tuple[Hypothesis, ...] = ()
     flow_id: str | None = None
     node_id: str | None = None
@@ -176,24 +176,24 @@ class ReadOnlySet:
     on: bool
 
 
-Event = Union[
-    Opened,
-    ReadingsArrived,
-    FlowChosen,
-    LookForMe,
-    CauseChosen,
-    Answered,
-    WentBack,
-    StartedOver,
-    OffersMade,
-    OfferChosen,
-    Approved,
-    RunStarted,
-    RunRefused,
-    RunChanged,
-    Decided,
-    ReadOnlySet,
-]
+Event = (
+    Opened
+    | ReadingsArrived
+    | FlowChosen
+    | LookForMe
+    | CauseChosen
+    | Answered
+    | WentBack
+    | StartedOver
+    | OffersMade
+    | OfferChosen
+    | Approved
+    | RunStarted
+    | RunRefused
+    | RunChanged
+    | Decided
+    | ReadOnlySet
+)
 
 
 @dataclass(frozen=True)
@@ -217,7 +217,7 @@ class SendControl:
     control: Literal["abort", "keep", "rollback"]
 
 
-Command = Union[RunProbes, MakeOffers, StartRun, SendControl]
+Command = RunProbes | MakeOffers | StartRun | SendControl
 Result = tuple[SessionState, tuple[Command, ...]]
 
 READ_ONLY_NOTE = "Read-only: the wizard shows the plan and changes nothing."
@@ -246,9 +246,7 @@ def advance(state: SessionState, event: Event, book: FlowBook) -> Result:
     if isinstance(event, Opened):
         return replace(SessionState(read_only=state.read_only), target=event.target), (RunProbes(()),)
     if isinstance(event, ReadingsArrived):
-        return replace(
-            state, snapshot=event.snapshot, hypotheses=rank(book, event.snapshot.get)
-        ), ()
+        return replace(state, snapshot=event.snapshot, hypotheses=rank(book, event.snapshot.get)), ()
     if isinstance(event, FlowChosen):
         return _enter_flow(state, event.flow_id, book)
     if isinstance(event, LookForMe):
@@ -289,11 +287,9 @@ def _run_event(state: SessionState, event: Event) -> Result:
         if state.run is not None and state.run.outcome is None:
             return replace(state, note="A change is already under way."), ()
         failed = [f"{name}: {detail}" for name, ok, detail in offer.plan.checks if not ok]
-        if failed:
+        if failed and not offer.plan.waits_for_port:
             return replace(state, note="Pre-flight failed: " + "; ".join(failed)), ()
-        return replace(state, note="", run=None), (
-            StartRun(Order(offer.plan, event.consent, event.workload)),
-        )
+        return replace(state, note="", run=None), (StartRun(Order(offer.plan, event.consent, event.workload)),)
     if isinstance(event, RunStarted):
         run = RunState(event.session_id, runner_alive=True)
         return replace(state, step=Step.VERIFY, session_id=event.session_id, run=run, note=""), ()
@@ -318,9 +314,7 @@ def _enter_flow(state: SessionState, flow_id: str, book: FlowBook) -> Result:
     flow = book.flows.get(flow_id)
     if flow is None:
         return replace(state, note=f"There is no flow named {flow_id}."), ()
-    fresh = replace(
-        state, flow_id=flow_id, path=(), cause_id=None, offers=None, ended="", note="", run=None
-    )
+    fresh = replace(state, flow_id=flow_id, path=(), cause_id=None, offers=None, ended="", note="", run=None)
     return _enter_node(fresh, flow, flow.start, book)
 
 

@@ -8,6 +8,7 @@ a cause pull one flag in two directions.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from functools import lru_cache
 
 from wizard.core.expr import Expression, Template
 from wizard.core.flow import Cause, Change, Flow, FlowBook, Mark, Node, Remedy
@@ -32,9 +33,7 @@ def lint(book: FlowBook) -> list[Problem]:
     return problems
 
 
-def _names(
-    part: Expression | Template | None, mark: Mark, template: bool = False
-) -> Iterator[Problem]:
+def _names(part: Expression | Template | None, mark: Mark, template: bool = False) -> Iterator[Problem]:
     for name, column in part.names() if part is not None else ():
         if name not in VOCABULARY:
             at = Mark(mark.file, mark.line, mark.column + (0 if template else column))
@@ -159,10 +158,8 @@ def _remedy(remedy: Remedy) -> Iterator[Problem]:
 
 
 def _change(change: Change, remedy: Remedy) -> Iterator[Problem]:
-    from wizard.server.catalogue import exists_in_any_version, known_names
-
-    if not exists_in_any_version(change.name):
-        message = f'no catalogued SGLang has a flag "{change.name}"{nearest(change.name, known_names())}'
+    if not _flag_exists(change.name):
+        message = f'no catalogued SGLang has a flag "{change.name}"{nearest(change.name, _flag_names())}'
         yield Problem(change.mark, message)
     for part in (change.formula, change.low, change.high):
         yield from _names(part, change.mark)
@@ -178,6 +175,19 @@ def _change(change: Change, remedy: Remedy) -> Iterator[Problem]:
             yield Problem(change.mark, "step must be above 0")
 
 
+@lru_cache(maxsize=1024)
+def _flag_exists(name: str) -> bool:
+    from wizard.server.catalogue import catalogued_versions, for_version
+
+    return any(for_version(v).flag_for(name) is not None for v in reversed(catalogued_versions()))
+
+
+def _flag_names() -> list[str]:
+    from wizard.server.catalogue import for_version
+
+    return sorted({spec.dest for spec in for_version(None).specs})
+
+
 def _unused(book: FlowBook) -> Iterator[Problem]:
     used = {r for cause in book.causes.values() for r in cause.remedies}
     for remedy in book.remedies.values():
@@ -186,19 +196,73 @@ def _unused(book: FlowBook) -> Iterator[Problem]:
 
 
 KNOWN_CAUSES: frozenset[str] = frozenset(
-    """
-gpu_oom_load gpu_oom_runtime gpu_oom_cuda_graph multimodal_oom mem_fraction_too_low kv_cache_exhausted
-kv_cache_leak cpu_oom shm_size gpu_memory_held_by_other_process unbalanced_gpu_memory throughput_low
-ttft_high itl_high long_queue gpu_util_low cpu_bottleneck cuda_graph_disabled model_not_found
-hf_download_failure gated_repo tokenizer_failure unsupported_architecture quantization_mismatch slow_load
-cuda_device_assert illegal_memory_access cuda_driver_mismatch no_kernel_image
-attention_backend_unsupported cuda_graph_capture_failed jit_compile_failure triton_error nccl_error
-custom_all_reduce_failure dependency_mismatch module_not_found python_version glibc_mismatch port_in_use
-dist_port_conflict permission_denied request_timeout server_hang process_killed health_check_failing
-request_aborted input_too_long output_truncated output_garbage sampling_params bad_request
-structured_output tool_call_parser reasoning_parser chat_template streaming multinode_init topology
-tp_not_divisible speculative_misconfig lora_misconfig pd_disaggregation router_gateway metrics_missing
-bad_cli_args
-""".split()
+    [
+        "gpu_oom_load",
+        "gpu_oom_runtime",
+        "gpu_oom_cuda_graph",
+        "multimodal_oom",
+        "mem_fraction_too_low",
+        "kv_cache_exhausted",
+        "kv_cache_leak",
+        "cpu_oom",
+        "shm_size",
+        "gpu_memory_held_by_other_process",
+        "unbalanced_gpu_memory",
+        "throughput_low",
+        "ttft_high",
+        "itl_high",
+        "long_queue",
+        "gpu_util_low",
+        "cpu_bottleneck",
+        "cuda_graph_disabled",
+        "model_not_found",
+        "hf_download_failure",
+        "gated_repo",
+        "tokenizer_failure",
+        "unsupported_architecture",
+        "quantization_mismatch",
+        "slow_load",
+        "cuda_device_assert",
+        "illegal_memory_access",
+        "cuda_driver_mismatch",
+        "no_kernel_image",
+        "attention_backend_unsupported",
+        "cuda_graph_capture_failed",
+        "jit_compile_failure",
+        "triton_error",
+        "nccl_error",
+        "custom_all_reduce_failure",
+        "dependency_mismatch",
+        "module_not_found",
+        "python_version",
+        "glibc_mismatch",
+        "port_in_use",
+        "dist_port_conflict",
+        "permission_denied",
+        "request_timeout",
+        "server_hang",
+        "process_killed",
+        "health_check_failing",
+        "request_aborted",
+        "input_too_long",
+        "output_truncated",
+        "output_garbage",
+        "sampling_params",
+        "bad_request",
+        "structured_output",
+        "tool_call_parser",
+        "reasoning_parser",
+        "chat_template",
+        "streaming",
+        "multinode_init",
+        "topology",
+        "tp_not_divisible",
+        "speculative_misconfig",
+        "lora_misconfig",
+        "pd_disaggregation",
+        "router_gateway",
+        "metrics_missing",
+        "bad_cli_args",
+    ]
 )
 """The stable cause ids (DESIGN.md: tests outside the project rely on them)."""

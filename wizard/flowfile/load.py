@@ -120,7 +120,9 @@ def _file(root: Doc, book: _Book) -> None:
         book.flows[flow_id] = _flow(flow_id, root, top)
 
 
-def _once(name: str, doc: Doc, known: dict[str, Flow] | dict[str, Cause] | dict[str, Remedy], what: str) -> None:
+def _once(
+    name: str, doc: Doc, known: dict[str, Flow] | dict[str, Cause] | dict[str, Remedy], what: str
+) -> None:
     if name in known:
         doc.wrong(f'{what} "{name}" is defined twice (first in {known[name].mark})')
 
@@ -186,8 +188,8 @@ def _branch(doc: Doc) -> Branch:
         label=fields["label"].text() if "label" in fields else "",
         when=fields["when"].expression() if "when" in fields else None,
         otherwise=otherwise,
-        to_mark=(fields["to"] if "to" in fields else doc).mark,
-        mark=(fields["when"] if "when" in fields else doc).mark,
+        to_mark=fields.get("to", doc).mark,
+        mark=fields.get("when", doc).inner_mark,
     )
 
 
@@ -210,17 +212,18 @@ def _cause(name: str, doc: Doc) -> Cause:
 def _sign(doc: Doc) -> Sign:
     fields = doc.fields("a sign", SIGN_KEYS, SIGN_KEYS)
     return Sign(
-        when=(fields["when"] if "when" in fields else doc).expression(),
+        when=fields.get("when", doc).expression(),
         weight=fields["weight"].number() if "weight" in fields else 0.0,
         says=fields["says"].template() if "says" in fields else parse_template(""),
-        mark=(fields["when"] if "when" in fields else doc).mark,
+        mark=fields.get("when", doc).inner_mark,
     )
 
 
 def _remedy(name: str, doc: Doc) -> Remedy:
     fields = doc.fields(f"remedy {name}", REMEDY_KEYS, ("title", "why", "cost"))
     changes = tuple(
-        _change(key, value) for key, _, value in (fields["change"].items("change") if "change" in fields else ())
+        _change(key, value)
+        for key, _, value in (fields["change"].items("change") if "change" in fields else ())
     )
     environ = {
         key: (None if value.text() == "unset" else value.text())

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import yaml
 
-from wizard.core.expr import Expression, ExprError, Template, parse, parse_template
+from wizard.core.expr import ExprError, Expression, Template, parse, parse_template
 from wizard.core.flow import Mark
 
 MAX_BYTES = 1_000_000
@@ -54,6 +54,12 @@ class Doc:
     @property
     def mark(self) -> Mark:
         return Mark(self.file, self.node.start_mark.line + 1, self.node.start_mark.column + 1)
+
+    @property
+    def inner_mark(self) -> Mark:
+        """Where the text itself starts: after the quote of a quoted scalar."""
+        mark = self.mark
+        return Mark(mark.file, mark.line, mark.column + self._inner(0))
 
     def wrong(self, message: str, offset: int = 0) -> None:
         mark = self.mark
@@ -178,7 +184,7 @@ def read(path: Path, shown_as: str, problems: list[Problem]) -> Doc | None:
         node = yaml.compose(text, Loader=_LOADER)
     except yaml.MarkedYAMLError as error:
         at = error.problem_mark or error.context_mark
-        mark = Mark(shown_as, at.line + 1, at.column + 1) if at else start
+        mark = Mark(shown_as, at.line + 1, at.column + 1) if at is not None else start
         problems.append(Problem(mark, f"is not YAML: {error.problem or error.context}"))
         return None
     except (yaml.YAMLError, RecursionError) as error:

@@ -25,6 +25,7 @@ from wizard.core.session import (
     Event,
     LookForMe,
     MakeOffers,
+    Offer,
     OffersMade,
     Opened,
     ReadingsArrived,
@@ -49,6 +50,10 @@ MOST_STEPS = 50
 """A headless walk ends after so many answers; lint forbids circles, this bounds what lint missed."""
 
 
+PORT_WAIT_S = 600.0
+PORT_POLL_S = 0.5
+
+
 class Driver:
     """A session and its doings. ``dispatch`` returns when the event's commands are done."""
 
@@ -70,6 +75,17 @@ class Driver:
         self._watching: asyncio.Task[None] | None = None
         self.session_path: Path | None = None
         self.before_start: Callable[[Order], None] | None = None
+
+    def listen(self, on_state: StateSink) -> None:
+        """Tell one more listener of each new state."""
+        first = self._on_state
+
+        def both(state: SessionState) -> None:
+            if first is not None:
+                first(state)
+            on_state(state)
+
+        self._on_state = both
 
     async def dispatch(self, event: Event) -> SessionState:
         """Advance and carry out; commands of the event run one after the other."""
@@ -123,28 +139,33 @@ class Driver:
 
     async def _offers(self, cause_id: str) -> None:
         from wizard.session.planner import make_offers
-        from wizard.session.preflight import check_plan
 
         cause = self.book.causes[cause_id]
         target = self.state.target or Target()
         catalogue = self.catalogue()
         offers = make_offers(cause, self.book, target, self.state.snapshot, catalogue)
-        checked = []
-        for offer in offers:
-            if offer.plan is not None:
-                plan = await asyncio.to_thread(check_plan, offer.plan, target, self.state.snapshot)
-                offer = replace(offer, plan=plan)
-            checked.append(offer)
+        checked = [await self.checked(offer) for offer in offers]
         await self.dispatch(OffersMade(cause_id, tuple(checked)))
+
+    async def checked(self, offer: Offer) -> Offer:
+        """The offer with its pre-flight checks."""
+        from wizard.session.preflight import check_plan
+
+        if offer.plan is None:
+            return offer
+        target = self.state.target or Target()
+        return replace(offer, plan=await asyncio.to_thread(check_plan, offer.plan, target))
 
     def catalogue(self) -> Catalogue:
         """The flags of the version at hand: given, installed, or reported; else the newest known."""
-        from wizard.server.catalogue import NEWEST, load
+        from wizard.server.catalogue import for_version
 
         target = self.state.target
         reported = self.state.snapshot.get("server.version")
-        version = self.version or (target.version if target else None) or (str(reported.x) if reported else None)
-        return load(version or NEWEST)
+        version = (
+            self.version or (target.version if target else None) or (str(reported.x) if reported else None)
+        )
+        return for_version(version)
 
     def proposal(self) -> tuple[Consent, Workload]:
         """The consent to ask for and the workload that resembles what the server sees now."""
@@ -158,6 +179,8 @@ class Driver:
         from wizard.session.document import case_document
 
         assert self.state.target is not None
+        if order.plan.waits_for_port and not await self._port_freed():
+            return
         if self.before_start is not None:
             self.before_start(order)
         case = case_document(self.state, self.book)
@@ -169,6 +192,22 @@ class Driver:
         self.session_path = path
         await self.dispatch(RunStarted(client.session_id(path)))
         self._watching = asyncio.ensure_future(self._follow(path))
+
+    async def _port_freed(self) -> bool:
+        """Wait for the person to free the port, saying who holds it; False when that took too long."""
+        from wizard.server import ports
+
+        target = self.state.target or Target()
+        for waited in range(int(PORT_WAIT_S / PORT_POLL_S)):
+            state = await asyncio.to_thread(ports.port_state, target.host, target.port)
+            if state.state == "free":
+                return True
+            if waited % 20 == 0:
+                owner = f"pid {state.owner.pid}" if state.owner else "somebody"
+                await self.dispatch(RunRefused(f"Waiting for port {target.port}: {owner} still listens on it."))
+            await asyncio.sleep(PORT_POLL_S)
+        await self.dispatch(RunRefused(f"Port {target.port} was not freed within {PORT_WAIT_S:g} s."))
+        return False
 
     async def attach(self, session_id: str) -> None:
         """Follow an existing session's journal instead of starting a run."""

@@ -10,9 +10,9 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from wizard.core.argv import CommandLine, parse, set_flag, unset_flag, validate
+from wizard.core.argv import CommandLine, parse, set_flag, split, unset_flag, validate
 from wizard.core.argv import diff as argv_diff
-from wizard.core.expr import Env, show
+from wizard.core.expr import Env, parse_template, show
 from wizard.core.flags import Catalogue
 from wizard.core.flow import Cause, Change, FlowBook, Remedy
 from wizard.core.plan import FlagChange, Plan, VerifyGoal
@@ -20,11 +20,14 @@ from wizard.core.reading import Snapshot
 from wizard.core.session import Offer
 from wizard.core.target import Target
 
+DEFAULT_ROLLBACK = "The old command is started again."
+
 
 @dataclass(frozen=True)
 class Move:
     """One change worked out: ``value`` None = remove; "lower"/"higher" when no number can be known."""
 
+    name: str
     flag: str
     value: str | None
     why: str
@@ -41,15 +44,11 @@ def make_offers(
 
     Remedies whose condition is false here come last, with the reason.
     """
-    offers = [
-        make_offer(book.remedies[name], cause, target, snapshot, catalogue) for name in cause.remedies
-    ]
+    offers = [make_offer(book.remedies[name], cause, target, snapshot, catalogue) for name in cause.remedies]
     return tuple(sorted(offers, key=lambda o: (o.plan is None, bool(o.why_not) and not o.intents)))
 
 
-def make_offer(
-    remedy: Remedy, cause: Cause, target: Target, snapshot: Snapshot, catalogue: Catalogue
-) -> Offer:
+def make_offer(remedy: Remedy, cause: Cause, target: Target, snapshot: Snapshot, catalogue: Catalogue) -> Offer:
     """One remedy for one server: with a plan where it can be applied, else with why not."""
     env = snapshot.get
     why, cost = remedy.why.render(env), remedy.cost.render(env)
@@ -95,8 +94,6 @@ def _command(target: Target, catalogue: Catalogue) -> CommandLine | None:
     if target.launch is not None:
         return parse(target.launch.argv, catalogue)
     if target.command_text:
-        from wizard.core.argv import split
-
         return parse(split(target.command_text).argv, catalogue)
     return None
 
@@ -105,23 +102,27 @@ def _move(change: Change, env: Env, command: CommandLine | None, catalogue: Cata
     spec = catalogue.flag_for(change.name)
     why = change.why.render(env) if change.why else ""
     if spec is None:
-        return Move("", None, why, True, f"SGLang {catalogue.version} has no flag for {change.name}")
-    current = command.value_of(spec.flag) if command is not None else None
+        return Move(
+            change.name, "", None, why, True, f"SGLang {catalogue.version} has no flag for {change.name}"
+        )
+    current = command.value(change.name) if command is not None else None
     if change.action == "unset":
-        inert = command is not None and not command.has(spec.flag)
-        return Move(spec.flag, None, why, True, inert=inert)
+        inert = command is not None and current is None
+        return Move(change.name, spec.flag, None, why, True, inert=inert)
     if change.formula is None:
         number = _number(change.value)
         if number is not None and _wrong_way(change, number, _number(current)):
-            return Move(spec.flag, change.value, why, True, f"{spec.flag} is {current} already")
-        return Move(spec.flag, "" if change.value == "true" else change.value, why, True)
+            return Move(change.name, spec.flag, change.value, why, True, f"{spec.flag} is {current} already")
+        return Move(change.name, spec.flag, "" if change.value == "true" else change.value, why, True)
     number = change.formula.number(env)
     low = change.low.number(env) if change.low else None
     high = change.high.number(env) if change.high else None
     if number is None or (change.low and low is None and change.direction == "lower"):
-        return Move(spec.flag, change.direction or None, why, False)
+        return Move(change.name, spec.flag, change.direction or None, why, False)
     if low is not None and high is not None and low > high:
-        return Move(spec.flag, None, why, True, f"{spec.flag} is at its limit: {show(low)} > {show(high)}")
+        return Move(
+            change.name, spec.flag, None, why, True, f"{spec.flag} is at its limit: {show(low)} > {show(high)}"
+        )
     number = max(number, low) if low is not None else number
     number = min(number, high) if high is not None else number
     number = _rounded(number, change.step, low, high)
@@ -130,8 +131,15 @@ def _move(change: Change, env: Env, command: CommandLine | None, catalogue: Cata
         reading = env(f"server.{change.name}")
         base = float(reading.x) if reading and isinstance(reading.x, (int, float)) else None
     if _wrong_way(change, number, base):
-        return Move(spec.flag, None, why, True, f"{spec.flag} is {show(base)}; {change.direction} is not possible")
-    return Move(spec.flag, _text(number, change.step), why, True)
+        return Move(
+            change.name,
+            spec.flag,
+            None,
+            why,
+            True,
+            f"{spec.flag} is {show(base)}; {change.direction} is not possible",
+        )
+    return Move(change.name, spec.flag, _text(number, change.step), why, True)
 
 
 def _number(text: str | None) -> float | None:
@@ -180,9 +188,9 @@ def _plan(
         if move.inert:
             continue
         if move.value is None:
-            edited = unset_flag(edited, move.flag)
+            edited = unset_flag(edited, move.name)
         else:
-            edited = set_flag(edited, move.flag, move.value or None)
+            edited = set_flag(edited, move.name, move.value or None)
     new = tuple(edited.argv)
     reasons = {m.flag: m.why for m in moves}
     changes = tuple(
@@ -191,9 +199,7 @@ def _plan(
     )
     before = {(p.kind, p.flag) for p in validate(old, catalogue)}
     fresh = [p for p in validate(new, catalogue) if (p.kind, p.flag) not in before and p.kind != "deprecated"]
-    checks = (
-        ("flags", not fresh, "; ".join(p.message for p in fresh) or f"valid for {catalogue.version}"),
-    )
+    checks = (("flags", not fresh, "; ".join(p.message for p in fresh) or f"valid for {catalogue.version}"),)
     goal = remedy.goal or VerifyGoal("ready")
     if not target.is_live:
         goal = VerifyGoal("ready")
@@ -211,12 +217,13 @@ def _plan(
         expect=remedy.expect.render(env) if remedy.expect else "",
         environ=dict(remedy.environ),
         actions=tuple(a.render(env) for a in remedy.actions),
+        waits_for_port=remedy.waits_for_port,
         checks=checks,
     )
 
 
-def forced_plan(target: Target, catalogue: Catalogue, changes: Sequence[tuple[str, str | None]]) -> Plan:
-    """A plan from a person's own changes (``fix --set FLAG=VALUE``): no remedy, checked all the same.
+def forced_offer(target: Target, catalogue: Catalogue, changes: Sequence[tuple[str, str | None]]) -> Offer:
+    """A person's own changes (``fix --set FLAG=VALUE``) as an offer: no remedy, checked all the same.
 
     Raises ValueError with one line when a flag is unknown to the version or the command not editable.
     """
@@ -225,26 +232,18 @@ def forced_plan(target: Target, catalogue: Catalogue, changes: Sequence[tuple[st
         raise ValueError("the launch command of this server is not known")
     if not command.editable:
         raise ValueError(f"its command line cannot be edited safely: {command.why}")
-    edited = command
+    moves: list[Move] = []
     for name, value in changes:
         spec = catalogue.flag_for(name.lstrip("-").replace("-", "_"))
         if spec is None:
             raise ValueError(f"SGLang {catalogue.version} has no flag {name}")
-        edited = unset_flag(edited, spec.flag) if value is None else set_flag(edited, spec.flag, value or None)
-    old, new = tuple(target.launch.argv), tuple(edited.argv)
-    problems = [p for p in validate(new, catalogue) if p.kind != "deprecated"]
-    return Plan(
-        cause_id="asked_for",
-        cause_title="A change that you asked for",
-        remedy_id="asked_for",
-        remedy_title="Apply the change you gave",
-        old_argv=old,
-        new_argv=new,
-        changes=argv_diff(old, new, catalogue),
-        goal=VerifyGoal("throughput.output", watch=("ttft.p50", "itl.p99", "requests.failed")),
-        why="You asked for it.",
-        cost="Unknown: this is your own change.",
-        checks=(
-            ("flags", not problems, "; ".join(p.message for p in problems) or f"valid for {catalogue.version}"),
-        ),
+        moves.append(Move(spec.flag, spec.flag, value, "you asked for it", True))
+    words = parse_template("You asked for this change.")
+    goal = VerifyGoal("throughput.output", watch=("ttft.p50", "itl.p99", "requests.failed"))
+    remedy = Remedy(
+        "asked_for", "Apply the change that you gave", (), None, words, words, None, goal, DEFAULT_ROLLBACK
     )
+    cause = Cause("asked_for", "A change that you asked for", "", "", "", (), ())
+    plan = _plan(remedy, cause, lambda _: None, target, command, moves, catalogue)
+    intents = tuple((m.flag, m.value) for m in moves)
+    return Offer(remedy, plan, "", intents, plan.why, plan.cost)

@@ -7,13 +7,12 @@ from dataclasses import replace
 from pathlib import Path
 
 from wizard.core.plan import Plan
-from wizard.core.reading import Snapshot
 from wizard.core.target import Target
 
 Check = tuple[str, bool, str]
 
 
-def check_plan(plan: Plan, target: Target, snapshot: Snapshot) -> Plan:
+def check_plan(plan: Plan, target: Target) -> Plan:
     """The plan with its checks: (name, passed, detail). Looks only; touches nothing."""
     checks: list[Check] = list(plan.checks)
     checks.append(_port(plan, target))
@@ -56,8 +55,6 @@ def _port(plan: Plan, target: Target) -> Check:
         tree = {target.identity.pid, *(i.pid for i in proc.descendants(target.identity.pid))}
         if owner.pid in tree:
             return ("port", True, f"{port} is the server's own")
-    if not any(c.flag == "--port" for c in plan.changes) and plan.remedy_id and not plan.changes:
-        return ("port", True, f"{port} is taken by pid {owner.pid if owner else '?'}: will wait for it")
     return ("port", False, f"{port} is taken by pid {owner.pid if owner else '?'}")
 
 

@@ -27,7 +27,9 @@ def finding_lines(state: SessionState, offers: dict[str, tuple[Offer, ...]]) -> 
     for index, hypothesis in enumerate(causes):
         lines.extend(cause_lines(hypothesis, first=index == 0))
         for offer in offers.get(hypothesis.cause.id, ()):
-            if not offer.why_not.startswith("does not apply") and (offer.plan or offer.intents or offer.actions):
+            if not offer.why_not.startswith("does not apply") and (
+                offer.plan or offer.intents or offer.actions
+            ):
                 lines.extend(offer_lines(offer))
         lines.append("")
     return lines

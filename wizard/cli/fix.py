@@ -1,0 +1,250 @@
+"""``sgl-wizard fix``: diagnose, agree, apply, measure, keep or roll back."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import sys
+from dataclasses import replace
+from typing import Any
+
+from wizard.cli.output import CliError, Exit, put, put_json, say
+from wizard.cli.targets import load_flows, resolve
+from wizard.core.measurement import Workload
+from wizard.core.plan import Consent, Plan
+from wizard.core.progress import Outcome, RunState
+from wizard.core.redact import redact_argv
+from wizard.core.session import Offer, OfferChosen, OffersMade, SessionState, Step
+from wizard.core.target import Target
+from wizard.core.triage import named
+from wizard.session.document import SCHEMA_VERSION, cause_document, target_document
+from wizard.session.driver import Driver
+from wizard.session.planner import forced_offer
+from wizard.session.text import finding_lines, offer_lines, plan_lines, stage_line, verdict_lines
+
+
+def run(args: argparse.Namespace) -> int:
+    """Exit 0 fixed or healthy, 1 found but not applied, 3 cannot tell, 4 rolled back, 5 rollback failed."""
+    return asyncio.run(fix(args))
+
+
+async def fix(args: argparse.Namespace, driver: Driver | None = None, target: Target | None = None) -> int:
+    """The whole command (``demo --headless`` brings its own driver and target)."""
+    book = load_flows(args)
+    target = target or resolve(args, relaunch=True)
+    progress = Progress(quiet=args.json)
+    driver = driver or Driver(book, read_only=args.read_only, window_s=args.window, version=args.sglang_version)
+    driver.listen(progress.show)
+    state = await driver.examine(target)
+    if args.set or args.unset:
+        state = await _forced(driver, args)
+    else:
+        if args.cause is not None and args.cause not in book.causes:
+            raise CliError(f"there is no cause {args.cause}; see: sgl-wizard flows list", Exit.USAGE)
+        if args.cause is None and not named(state.hypotheses):
+            return _nothing(args, state)
+        state = await driver.walk(args.cause)
+        if state.step is not Step.SOLVE and named(state.hypotheses):
+            state = await driver.walk(named(state.hypotheses)[0].cause.id)
+    if args.remedy is not None:
+        index = next((i for i, o in enumerate(state.offers or ()) if o.remedy.id == args.remedy), None)
+        if index is None:
+            raise CliError(f"this cause has no remedy {args.remedy}", Exit.USAGE)
+        state = await driver.dispatch(OfferChosen(index))
+    return await _apply(args, driver, state)
+
+
+async def _forced(driver: Driver, args: argparse.Namespace) -> SessionState:
+    changes: list[tuple[str, str | None]] = []
+    for item in args.set:
+        flag, separator, value = item.partition("=")
+        changes.append((flag, value if separator else ""))
+    changes += [(flag, None) for flag in args.unset]
+    target = driver.state.target
+    assert target is not None
+    try:
+        offer = forced_offer(target, driver.catalogue(), changes)
+    except ValueError as error:
+        raise CliError(str(error), Exit.USAGE) from None
+    driver.state = replace(driver.state, step=Step.SOLVE, cause_id="asked_for")
+    return await driver.dispatch(OffersMade("asked_for", (await driver.checked(offer),)))
+
+
+def _nothing(args: argparse.Namespace, state: SessionState) -> int:
+    """No cause: healthy, or not enough to go by."""
+    code = Exit.OK if state.verdict == "healthy" else Exit.COULD_NOT_EXAMINE
+    if args.json:
+        verdict = "nothing_wrong" if state.verdict == "healthy" else "cannot_tell"
+        put_json(_document(state, None, verdict))
+    else:
+        put("\n".join(finding_lines(state, {})))
+    return code
+
+
+def _document(state: SessionState, plan: Plan | None, verdict: str) -> dict[str, Any]:
+    """The ``fix --json`` document when no transaction ran."""
+    hypothesis = next((h for h in state.hypotheses if h.cause.id == state.cause_id), None)
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "session": None,
+        "target": target_document(state.target),
+        "cause": cause_document(hypothesis, state.offers or ()) if hypothesis else {},
+        "plan": {
+            "old": list(redact_argv(plan.old_argv)),
+            "new": list(redact_argv(plan.new_argv)),
+            "changes": [c.to_json() for c in plan.changes],
+        }
+        if plan
+        else None,
+        "before": {},
+        "after": {},
+        "verdict": verdict,
+        "report": None,
+        "note": state.note,
+    }
+
+
+async def _apply(args: argparse.Namespace, driver: Driver, state: SessionState) -> int:
+    offer = state.offer
+    cause = next((h for h in state.hypotheses if h.cause.id == state.cause_id), None)
+    if not args.json and cause is not None:
+        put("\n".join(finding_lines(replace(state, hypotheses=(cause,)), {}) if cause.supporting else []))
+    if offer is None or offer.plan is None:
+        return _not_applicable(args, state, offer)
+    consent, workload = consent_for(args, driver, offer.plan)
+    load = describe_load(consent, workload, state)
+    if not args.json:
+        version = state.target.version if state.target else None
+        put("\n".join(plan_lines(offer.plan, version, consent, load)))
+    why_not = _refusal(args, offer.plan)
+    if why_not is None and not args.yes and not _agreed():
+        why_not = "You did not agree: nothing was changed."
+    if why_not is not None:
+        if args.json:
+            put_json(_document(replace(state, note=why_not), offer.plan, "cannot_tell"))
+        say(why_not)
+        return Exit.FOUND
+    state = await driver.approve(consent, workload)
+    if state.run is None:
+        raise CliError(state.note or "the runner did not start", Exit.FOUND)
+    return report_end(args, driver, state.run)
+
+
+def _not_applicable(args: argparse.Namespace, state: SessionState, offer: Offer | None) -> int:
+    """A cause without a change that the wizard can make here: say what a person can do."""
+    if args.json:
+        put_json(_document(state, None, "cannot_tell"))
+        return Exit.FOUND
+    put("No change can be applied by the wizard here:")
+    for one in state.offers or ():
+        put("\n".join(offer_lines(one)))
+        if one.why_not:
+            put(f"           ({one.why_not})")
+    return Exit.FOUND
+
+
+def _refusal(args: argparse.Namespace, plan: Plan) -> str | None:
+    if args.read_only:
+        return "Read-only: the plan is shown, nothing is changed."
+    if args.dry_run:
+        return "Dry run: the plan is shown, nothing is changed."
+    failed = [f"{name}: {detail}" for name, passed, detail in plan.checks if not passed]
+    if failed and not plan.waits_for_port:
+        return "Pre-flight failed, nothing was changed: " + "; ".join(failed)
+    if not args.yes and (args.json or not sys.stdin.isatty()):
+        return "Nobody can be asked here. Give --yes to agree to this plan."
+    return None
+
+
+def _agreed() -> bool:
+    try:
+        return input("Apply this plan? Type yes: ").strip().lower() in ("y", "yes")
+    except EOFError:
+        return False
+
+
+def consent_for(args: argparse.Namespace, driver: Driver, plan: Plan) -> tuple[Consent, Workload | None]:
+    """What ``--yes`` and the options agree to."""
+    consent, workload = driver.proposal()
+    given = {
+        "concurrency": args.clients,
+        "input_tokens": args.input_tokens,
+        "output_tokens": args.output_tokens,
+        "windows": args.windows,
+        "window_s": args.window_s,
+    }
+    workload = replace(workload, **{k: v for k, v in given.items() if v is not None})
+    ready_only = plan.goal.reading == "ready"
+    consent = replace(
+        consent,
+        load_test=consent.load_test and not (args.passive or args.no_load_test or ready_only),
+        passive=args.passive and not ready_only,
+        drain_limit_s=args.drain,
+        escalate=not args.no_escalate,
+        ready_limit_s=args.ready_limit,
+    )
+    return consent, workload if consent.load_test else None
+
+
+def describe_load(consent: Consent, workload: Workload | None, state: SessionState) -> str:
+    if workload is not None and state.target is not None:
+        return f"{workload.describe()}, sent to {state.target.base_url} only, before and after"
+    if consent.passive:
+        return "the live traffic is watched before and after; nothing is sent"
+    return "nothing is sent; being ready is what is verified"
+
+
+def report_end(args: argparse.Namespace, driver: Driver, run: RunState) -> int:
+    """Print how it ended, and the exit code that says the same."""
+    from wizard.runner.report import report, to_document, write_report
+
+    path = driver.session_path
+    assert path is not None
+    written = write_report(path)
+    if args.json:
+        put_json({**to_document(path), "report": str(written) if written else None})
+    else:
+        if run.verdict is not None:
+            put("\n" + "\n".join(verdict_lines(run.verdict)))
+        put("")
+        if run.sentence:
+            put(run.sentence)
+        if run.help:
+            put("TYPE THIS:\n" + run.help)
+        if written:
+            say(f"report: {written}   session: {run.session_id}")
+        else:
+            put(report(path))
+    return exit_code(run)
+
+
+def exit_code(run: RunState) -> Exit:
+    """The one place that maps the end of a transaction to an exit code."""
+    if run.outcome is Outcome.KEPT:
+        return Exit.OK
+    if run.outcome is Outcome.ROLLED_BACK:
+        return Exit.ROLLED_BACK
+    if run.outcome is Outcome.ROLLBACK_FAILED:
+        return Exit.ROLLBACK_FAILED
+    return Exit.FOUND
+
+
+class Progress:
+    """Prints each stage once when it begins and once when it ends; details change too often for lines."""
+
+    def __init__(self, quiet: bool) -> None:
+        self.quiet = quiet
+        self._shown: dict[str, str] = {}
+        self._note = ""
+
+    def show(self, state: SessionState) -> None:
+        if self.quiet:
+            return
+        if state.note and state.note != self._note:
+            self._note = state.note
+            say(state.note)
+        run = state.run
+        for stage in run.stages if run is not None else ():
+            if stage.status != "pending" and self._shown.get(stage.stage.value) != stage.status:
+                self._shown[stage.stage.value] = stage.status
+                say(stage_line(stage))
