@@ -1,8 +1,9 @@
-"""`python -m wizard.simulator <flags of sglang.launch_server 0.5.20>`: a server that behaves like SGLang on a GPU.
+"""`python -m wizard.simulator <flags of sglang.launch_server 0.5.20>`: a server that behaves like SGLang on a
+GPU.
 
-It says that it is a simulation in /server_info (`"simulated": true`). Environment: SGLANG_SIM_CARD (the card's file),
-SGLANG_SIM_CARD_GB (141 or 80), SGLANG_SIM_START_S (seconds to start, 21), SGLANG_SIM_SPEED (divides start-up and
-shutdown waits), SGLANG_SIM_FAULT (faults.py).
+It says that it is a simulation in /server_info (`"simulated": true`). Environment: SGLANG_SIM_CARD (the card's
+file), SGLANG_SIM_CARD_GB (141 or 80), SGLANG_SIM_START_S (seconds to start, 21), SGLANG_SIM_SPEED (divides
+start-up and shutdown waits), SGLANG_SIM_FAULT (faults.py).
 """
 
 from __future__ import annotations
@@ -30,9 +31,12 @@ def check_model(args: ServerArgs, model: ModelSpec) -> str | None:
     allowed = os.environ.get("SGLANG_ALLOW_OVERWRITE_LONGER_CONTEXT_LEN", "").lower() in ("1", "true")
     if length and length > model.context_len and not allowed:
         return (
-            f"ValueError: Warning: User-specified context_length ({length}) is greater than the derived context_length "
-            f"({model.context_len}). This may lead to incorrect model outputs or CUDA errors. Note that the derived "
-            "context_length may differ from max_position_embeddings in the model's config. To allow overriding this "
+            f"ValueError: Warning: User-specified context_length ({length}) is greater than the derived "
+            f"context_length "
+            f"({model.context_len}). This may lead to incorrect model outputs or CUDA errors. Note that the "
+            f"derived "
+            "context_length may differ from max_position_embeddings in the model's config. To allow "
+            "overriding this "
             "maximum, set the env var SGLANG_ALLOW_OVERWRITE_LONGER_CONTEXT_LEN=1"
         )
     return None

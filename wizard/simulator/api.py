@@ -21,10 +21,33 @@ if TYPE_CHECKING:
 HEALTH_TIMEOUT_S = 20
 OPEN_PATHS = ("/health", "/health_generate", "/metrics", "/ping", "/ready")
 _SAMPLING = frozenset(
-    "max_new_tokens ignore_eos temperature top_p top_k min_p min_new_tokens stop stop_token_ids stop_regex "
-    "frequency_penalty presence_penalty repetition_penalty n json_schema regex ebnf structural_tag "
-    "skip_special_tokens spaces_between_special_tokens no_stop_trim custom_params stream_interval logit_bias "
-    "sampling_seed".split()
+    [
+        "max_new_tokens",
+        "ignore_eos",
+        "temperature",
+        "top_p",
+        "top_k",
+        "min_p",
+        "min_new_tokens",
+        "stop",
+        "stop_token_ids",
+        "stop_regex",
+        "frequency_penalty",
+        "presence_penalty",
+        "repetition_penalty",
+        "n",
+        "json_schema",
+        "regex",
+        "ebnf",
+        "structural_tag",
+        "skip_special_tokens",
+        "spaces_between_special_tokens",
+        "no_stop_trim",
+        "custom_params",
+        "stream_interval",
+        "logit_bias",
+        "sampling_seed",
+    ]
 )
 
 
@@ -73,7 +96,11 @@ class Api:
         route = self.routes.get((request.method, request.path.rstrip("/") or "/"))
         server.count_http(connection, request)
         key = self.args.api_key
-        if key and request.path.rstrip("/") not in OPEN_PATHS and request.headers.get("authorization") != f"Bearer {key}":
+        if (
+            key
+            and request.path.rstrip("/") not in OPEN_PATHS
+            and request.headers.get("authorization") != f"Bearer {key}"
+        ):
             connection.respond_json(401, {"error": "Unauthorized"})
         elif route is None:
             known = any(path == request.path.rstrip("/") for _, path in self.routes)
@@ -92,7 +119,13 @@ class Api:
             connection.respond_json(refusal.status, {"error": {"message": refusal.message}})
         else:
             kind = "Bad Request" if "validation error" in refusal.message else "BadRequestError"
-            error = {"object": "error", "message": refusal.message, "type": kind, "param": None, "code": refusal.status}
+            error = {
+                "object": "error",
+                "message": refusal.message,
+                "type": kind,
+                "param": None,
+                "code": refusal.status,
+            }
             connection.respond_json(refusal.status, error)
 
     def health(self, connection: Connection, request: HttpRequest) -> None:
@@ -120,7 +153,8 @@ class Api:
                 return
         beat = time.strftime("%H:%M:%S", time.localtime(time.time() - (time.monotonic() - server.heard)))
         log.say(
-            f"Health check failed. Server couldn't get a response from detokenizer for last {HEALTH_TIMEOUT_S} seconds. "
+            f"Health check failed. Server couldn't get a response from detokenizer for last "
+            f"{HEALTH_TIMEOUT_S} seconds. "
             f"tic start time: {started}. last_heartbeat time: {beat}"
         )
         server.status = "unhealthy"
@@ -196,7 +230,13 @@ class Api:
         engine, stats = self.server.engine, self.server.stats
         began = time.perf_counter()
         used = stats["num_used_tokens"]
-        queue_names = ("prefill_bootstrap", "prefill_inflight", "decode_prealloc", "decode_transfer", "decode_retracted")
+        queue_names = (
+            "prefill_bootstrap",
+            "prefill_inflight",
+            "decode_prealloc",
+            "decode_transfer",
+            "decode_retracted",
+        )
         load = {
             "timestamp": self.server.stats_at,
             "dp_rank": 0,
@@ -226,7 +266,11 @@ class Api:
                 "kv_transfer_latency_ms": 0.0,
             },
             "queues": {
-                "waiting": stats["num_queue_reqs"], "grammar": 0, "paused": 0, "retracted": 0, "prealloc_ready": 0,
+                "waiting": stats["num_queue_reqs"],
+                "grammar": 0,
+                "paused": 0,
+                "retracted": 0,
+                "prealloc_ready": 0,
             },
         }
         document = {
@@ -267,7 +311,10 @@ class Api:
         body = _body(request)
         params = body.get("sampling_params") or {}
         if not isinstance(params, dict) or not _SAMPLING.issuperset(params):
-            log.say(f"TypeError: SamplingParams got an unexpected keyword argument: {sorted(set(params) - _SAMPLING)}")
+            log.say(
+                f"TypeError: SamplingParams got an unexpected keyword argument: "
+                f"{sorted(set(params) - _SAMPLING)}"
+            )
             raise Refusal(500, "")
         ids, text = body.get("input_ids"), body.get("text")
         if isinstance(ids, list) and ids and all(type(each) is int for each in ids):
@@ -280,8 +327,14 @@ class Api:
             raise Refusal(400, "Either text or input_ids should be provided (one prompt a request here).")
         limit = params.get("max_new_tokens")
         self._fly(
-            connection, "generate", tokens, 128 if limit is None else int(limit), bool(body.get("stream")),
-            ignore_eos=bool(params.get("ignore_eos")), explicit=limit is not None, rid=body.get("rid"),
+            connection,
+            "generate",
+            tokens,
+            128 if limit is None else int(limit),
+            bool(body.get("stream")),
+            ignore_eos=bool(params.get("ignore_eos")),
+            explicit=limit is not None,
+            rid=body.get("rid"),
         )
 
     def chat(self, connection: Connection, request: HttpRequest) -> None:
@@ -295,7 +348,9 @@ class Api:
             tokens = chat_tokens(messages)
         except ValueError as error:
             raise Refusal(400, str(error)) from None
-        self._openai(connection, "chat", body, tokens, body.get("max_completion_tokens", body.get("max_tokens")))
+        self._openai(
+            connection, "chat", body, tokens, body.get("max_completion_tokens", body.get("max_tokens"))
+        )
 
     def completion(self, connection: Connection, request: HttpRequest) -> None:
         body = _body(request)
@@ -308,20 +363,37 @@ class Api:
             raise Refusal(400, _missing("prompt", body, "openai_v1_completions", request.path))
         self._openai(connection, "completion", body, tokens, body.get("max_tokens", 16))
 
-    def _openai(self, connection: Connection, style: str, body: dict[str, Any], tokens: list[int], limit: Any) -> None:
+    def _openai(
+        self, connection: Connection, style: str, body: dict[str, Any], tokens: list[int], limit: Any
+    ) -> None:
         if isinstance(body.get("temperature"), (int, float)) and body["temperature"] < 0:
             raise Refusal(400, f"temperature must be non-negative, got {body['temperature']}.")
         room = self.server.engine["context_len"] - len(tokens) - 1
         self._fly(
-            connection, style, tokens, max(room, 1) if limit is None else int(limit), bool(body.get("stream")),
-            ignore_eos=bool(body.get("ignore_eos")), explicit=limit is not None,
+            connection,
+            style,
+            tokens,
+            max(room, 1) if limit is None else int(limit),
+            bool(body.get("stream")),
+            ignore_eos=bool(body.get("ignore_eos")),
+            explicit=limit is not None,
             model=str(body.get("model") or self.args.served_model_name),
             usage=bool((body.get("stream_options") or {}).get("include_usage")),
         )
 
     def _fly(
-        self, connection: Connection, style: str, tokens: list[int], limit: int, stream: bool, *,
-        ignore_eos: bool, explicit: bool, model: str = "", usage: bool = False, rid: Any = None,
+        self,
+        connection: Connection,
+        style: str,
+        tokens: list[int],
+        limit: int,
+        stream: bool,
+        *,
+        ignore_eos: bool,
+        explicit: bool,
+        model: str = "",
+        usage: bool = False,
+        rid: Any = None,
     ) -> None:
         engine, count = self.server.engine, len(tokens)
         context, longest = engine["context_len"], min(engine["context_len"], engine["pool_tokens"]) - 6
@@ -332,21 +404,32 @@ class Api:
         if explicit and count + limit > context:
             raise Refusal(
                 400,
-                f"Requested token count exceeds the model's maximum context length of {context} tokens. You requested a "
-                f"total of {count + limit} tokens: {count} tokens from the input messages and {limit} tokens for the "
-                "completion. Please reduce the number of tokens in the input messages or the completion to fit within "
+                f"Requested token count exceeds the model's maximum context length of {context} tokens. You "
+                f"requested a "
+                f"total of {count + limit} tokens: {count} tokens from the input messages and {limit} tokens "
+                f"for the "
+                "completion. Please reduce the number of tokens in the input messages or the completion to "
+                "fit within "
                 "the limit.",
             )
         if count > longest:
             raise Refusal(
                 400,
-                f"Input length ({count} tokens) exceeds the maximum allowed length ({longest} tokens). Use a shorter "
+                f"Input length ({count} tokens) exceeds the maximum allowed length ({longest} tokens). Use a "
+                f"shorter "
                 "input or enable --allow-auto-truncate.",
             )
         # longest + 5 is SGLang's max_req_len; an output that does not fit the pool is cut, reason "length"
         limit = max(min(limit, longest + 5 - count - 1), 1)
         flight = Flight(
-            connection, style, count, limit, stream, model, usage, max(self.args.stream_interval, 1),
+            connection,
+            style,
+            count,
+            limit,
+            stream,
+            model,
+            usage,
+            max(self.args.stream_interval, 1),
             self.args.incremental_streaming_output,
         )
         if isinstance(rid, str) and rid:
@@ -370,4 +453,4 @@ def _body(request: HttpRequest) -> dict[str, Any]:
 
 def _missing(name: str, body: dict[str, Any], function: str, path: str) -> str:
     what = f"{{'type': 'missing', 'loc': ('body', '{name}'), 'msg': 'Field required'}}"
-    return f"1 validation error:\n  {what}\n\n  File \"http_server.py\", in {function}\n    POST {path} [{what}]"
+    return f'1 validation error:\n  {what}\n\n  File "http_server.py", in {function}\n    POST {path} [{what}]'

@@ -1,7 +1,7 @@
 """The command line of `sglang.launch_server` 0.5.20: its flags, its argparse errors and its resolved values.
 
-The flag table and the default values are data (`data/flags-0.5.20.json`), taken from the 0.5.20 wheel and from the
-`/server_info` of a real 0.5.20 server. Errors leave as argparse leaves them: usage on stderr, exit code 2.
+The flag table and the default values are data (`data/flags-0.5.20.json`), taken from the 0.5.20 wheel and from
+the `/server_info` of a real 0.5.20 server. Errors leave as argparse leaves them: usage on stderr, exit code 2.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ from wizard.simulator.gpu import CardModel
 DATA = Path(__file__).parent / "data"
 
 # Decode graph sizes (recordings/h200/t_default) and prefill token buckets (same log).
-_PREFILL_BUCKETS = (
-    [4, 8, 12, 16, 20, 24, 28, 32]
-    + list(range(48, 257, 16))
-    + list(range(288, 513, 32))
-    + list(range(576, 1025, 64))
-    + list(range(1280, 4097, 256))
-    + list(range(4608, 16385, 512))
-)
+_PREFILL_BUCKETS = [
+    *(4, 8, 12, 16, 20, 24, 28, 32),
+    *range(48, 257, 16),
+    *range(288, 513, 32),
+    *range(576, 1025, 64),
+    *range(1280, 4097, 256),
+    *range(4608, 16385, 512),
+]
 
 
 def decode_graph_sizes(largest: int) -> list[int]:
@@ -139,8 +139,12 @@ def _resolve_for_card(values: dict[str, Any], card: CardModel) -> None:
     largest = values.get("cuda_graph_max_bs_decode") or (max(explicit) if explicit else largest)
     off = values["disable_cuda_graph"]
     decode_off = off or values["disable_decode_cuda_graph"] or values["cuda_graph_backend_decode"] == "disabled"
-    prefill_off = off or values["disable_prefill_cuda_graph"] or values["cuda_graph_backend_prefill"] == "disabled"
-    prefill_largest = values.get("cuda_graph_max_bs_prefill") or (chunk if chunk > 0 else values["max_prefill_tokens"])
+    prefill_off = (
+        off or values["disable_prefill_cuda_graph"] or values["cuda_graph_backend_prefill"] == "disabled"
+    )
+    prefill_largest = values.get("cuda_graph_max_bs_prefill") or (
+        chunk if chunk > 0 else values["max_prefill_tokens"]
+    )
     cap = values["max_running_requests"]
     sizes = explicit or decode_graph_sizes(largest)
     captured = [size for size in sizes if not cap or size <= max(cap, sizes[0])]
@@ -148,10 +152,16 @@ def _resolve_for_card(values: dict[str, Any], card: CardModel) -> None:
     empty = {"tc_compiler": "eager", "full_prefill_max_req": None, "full_prefill_prefix_chunk_tokens": None}
     values["cuda_graph_config"] = {
         "decode": {"backend": "disabled" if decode_off else "full", "max_bs": largest, "bs": captured, **empty},
-        "prefill": {"backend": "disabled" if prefill_off else "breakable", "max_bs": prefill_largest, "bs": buckets, **empty},
+        "prefill": {
+            "backend": "disabled" if prefill_off else "breakable",
+            "max_bs": prefill_largest,
+            "bs": buckets,
+            **empty,
+        },
     }
     if values["mem_fraction_static"] is None:
-        # arg_groups/memory_hook.py: activations 1.5 MiB a chunk token, graphs 2 MiB a batch slot, 8 MiB a bucket.
+        # arg_groups/memory_hook.py: activations 1.5 MiB a chunk token, graphs 2 MiB a batch slot, 8 MiB a
+        # bucket.
         tokens = chunk if chunk > 0 else values["max_prefill_tokens"]
         reserved = 512 + 1.5 * max(tokens, 2048) + values["tp_size"] * values["pp_size"] / 8 * 1024
         reserved += 0 if decode_off else 2 * largest

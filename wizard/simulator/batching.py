@@ -1,8 +1,8 @@
 """The batching scheduler: who runs, who waits, who is retracted. Pure: no clock, no I/O.
 
-Rules as in SGLang 0.5.20 (managers/schedule_policy.py, managers/schedule_batch.py): prefill goes before decode; a
-request is admitted when its prompt and its whole output fit beside the share `new_token_ratio` of what the running
-ones may still produce; a decode step that does not fit retracts those with the fewest outputs.
+Rules as in SGLang 0.5.20 (managers/schedule_policy.py, managers/schedule_batch.py): prefill goes before decode;
+a request is admitted when its prompt and its whole output fit beside the share `new_token_ratio` of what the
+running ones may still produce; a decode step that does not fit retracts those with the fewest outputs.
 """
 
 from __future__ import annotations

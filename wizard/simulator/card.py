@@ -1,7 +1,8 @@
 """The simulated card: one JSON file that every simulator process on it shares, written atomically under a lock.
 
-The file is the contract with the GPU probe; see `CardFile.write`. Memory is really accounted: an allocation that does
-not fit raises `OutOfMemory`. Processes that died (pid and start time are compared) are dropped by whoever writes.
+The file is the contract with the GPU probe; see `CardFile.write`. Memory is really accounted: an allocation
+that does not fit raises `OutOfMemory`. Processes that died (pid and start time are compared) are dropped by
+whoever writes.
 """
 
 from __future__ import annotations
@@ -35,9 +36,11 @@ class OutOfMemory(Exception):
         parts += [f"Process {pid} has {size_text(used)} memory in use." for pid, used in others]
         torch_own = max(mine - int(0.67 * (1 << 30)), 0)
         parts.append(
-            f"Of the allocated memory {size_text(torch_own)} is allocated by PyTorch, and 1.72 MiB is reserved by "
+            f"Of the allocated memory {size_text(torch_own)} is allocated by PyTorch, and 1.72 MiB is "
+            f"reserved by "
             "PyTorch but unallocated. If reserved but unallocated memory is large try setting "
-            "PYTORCH_CUDA_ALLOC_CONF=expandable_segments:True to avoid fragmentation.  See documentation for Memory "
+            "PYTORCH_CUDA_ALLOC_CONF=expandable_segments:True to avoid fragmentation.  See documentation for "
+            "Memory "
             "Management  (https://pytorch.org/docs/stable/notes/cuda.html#environment-variables)"
         )
         super().__init__(" ".join(parts))
@@ -135,7 +138,9 @@ class CardFile:
                     entry["used_bytes"] += max(free // chunk, 0) * chunk
                     free -= max(free // chunk, 0) * chunk
                 others = [
-                    (int(each["pid"]), int(each["used_bytes"])) for each in state["processes"] if each is not entry
+                    (int(each["pid"]), int(each["used_bytes"]))
+                    for each in state["processes"]
+                    if each is not entry
                 ]
                 raise OutOfMemory(
                     chunk or count, max(free, 0), int(entry["used_bytes"]), others, self.model.usable_bytes

@@ -1,4 +1,5 @@
-"""Tracebacks of the failures that the simulator can play: only their frames' outline, the last line is the real one.
+"""Tracebacks of the failures that the simulator can play: only their frames' outline, the last line is the real
+one.
 
 Shapes: recordings/h200 f_frac_0.1, f_oom_side, f_oom_side120_load; recordings/cpu fail_model_path_missing and
 fail_context_length_too_large.
@@ -21,19 +22,44 @@ _STAGES = {
     ),
     "kv": (
         ("srt/managers/scheduler.py", 981, "init_model_worker", "self.init_memory_pools()"),
-        ("srt/managers/tp_worker.py", 399, "alloc_memory_pool", "self.model_runner.alloc_memory_pool(memory_pool_config)"),
-        ("srt/mem_cache/kv_cache_configurator.py", 247, "configure", "config = self._resolve_memory_pool_config(pre_model_load_memory)"),
+        (
+            "srt/managers/tp_worker.py",
+            399,
+            "alloc_memory_pool",
+            "self.model_runner.alloc_memory_pool(memory_pool_config)",
+        ),
+        (
+            "srt/mem_cache/kv_cache_configurator.py",
+            247,
+            "configure",
+            "config = self._resolve_memory_pool_config(pre_model_load_memory)",
+        ),
     ),
     "capture": (
         ("srt/managers/scheduler.py", 985, "init_model_worker", "self.tp_worker.init_device_graphs()"),
-        ("srt/model_executor/model_runner.py", 1871, "init_device_graphs", "self.graph_runner = CudaGraphRunner(self)"),
+        (
+            "srt/model_executor/model_runner.py",
+            1871,
+            "init_device_graphs",
+            "self.graph_runner = CudaGraphRunner(self)",
+        ),
         ("srt/model_executor/cuda_graph_runner.py", 742, "capture", "self.capture_one_batch_size(bs, forward)"),
     ),
 }
 _SERVING = (
     ("srt/managers/scheduler.py", 4981, "run_scheduler_process", "scheduler.run_event_loop()"),
-    ("srt/managers/scheduler.py", 3220, "run_batch", "batch_result = self.model_worker.forward_batch_generation("),
-    ("srt/layers/activation.py", 74, "forward_cuda", "out = torch.empty(output_shape, dtype=x.dtype, device=x.device)"),
+    (
+        "srt/managers/scheduler.py",
+        3220,
+        "run_batch",
+        "batch_result = self.model_worker.forward_batch_generation(",
+    ),
+    (
+        "srt/layers/activation.py",
+        74,
+        "forward_cuda",
+        "out = torch.empty(output_shape, dtype=x.dtype, device=x.device)",
+    ),
 )
 
 
@@ -54,7 +80,8 @@ def capture_advice(error: str, label: str) -> str:
         "1. set --mem-fraction-static to a smaller value (e.g., 0.8 or 0.7)\n"
         "2. set --cuda-graph-max-bs-decode to a smaller value (e.g., 16)\n"
         "3. disable torch compile by not using --enable-torch-compile\n"
-        "4. disable CUDA graph by --cuda-graph-backend-decode=disabled. (Not recommended. Huge performance loss)\n"
+        "4. disable CUDA graph by --cuda-graph-backend-decode=disabled. (Not recommended. Huge performance "
+        "loss)\n"
     )
 
 

@@ -1,8 +1,8 @@
 """Faults set from outside, in the environment variable SGLANG_SIM_FAULT, and the two clocks of a start.
 
-SGLANG_SIM_FAULT is a JSON object or a comma list: `crash_at=capture`, `crash_at=serving:20` (seconds after ready),
-`hang_at=load`, `never_ready`, `release_slowly=30` (GPU memory stays taken that long after death), `slow_host=2`
-(every step takes that many times longer). Places: load, kv, capture, ready, serving[:seconds].
+SGLANG_SIM_FAULT is a JSON object or a comma list: `crash_at=capture`, `crash_at=serving:20` (seconds after
+ready), `hang_at=load`, `never_ready`, `release_slowly=30` (GPU memory stays taken that long after death),
+`slow_host=2` (every step takes that many times longer). Places: load, kv, capture, ready, serving[:seconds].
 """
 
 from __future__ import annotations
@@ -66,7 +66,8 @@ def _place(value: str) -> tuple[str, float]:
 
 
 class StartClock:
-    """Spends the start-up time: shares of SGLANG_SIM_START_S seconds (default 21), divided by SGLANG_SIM_SPEED."""
+    """Spends the start-up time: shares of SGLANG_SIM_START_S seconds (default 21), divided by
+    SGLANG_SIM_SPEED."""
 
     def __init__(self) -> None:
         self.speed = max(float(os.environ.get("SGLANG_SIM_SPEED", "1")), 1e-3)

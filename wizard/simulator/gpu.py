@@ -97,7 +97,8 @@ def decode_ms(model: ModelSpec, card: CardModel, batch: int, kv_tokens: int, gra
 
 
 def prefill_ms(model: ModelSpec, tokens: int, context_tokens: int, graphed: bool) -> float:
-    """One prefill batch: 1.73 ms and 44,400 tokens/s for 8B (t_default against t_chunk_512), attention a little."""
+    """One prefill batch: 1.73 ms and 44,400 tokens/s for 8B (t_default against t_chunk_512), attention a
+    little."""
     step = 1.73 + tokens / model.prefill_tokens_s * 1e3
     step += tokens * context_tokens * model.layers / 32 * 5e-7
     return step if graphed else max(step, 16.0 * model.layers / 32)

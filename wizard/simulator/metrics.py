@@ -32,7 +32,7 @@ def number_text(value: float) -> str:
     text = repr(float(value))
     dot = text.find(".")
     if value > 0 and dot > 6 and "e" not in text:
-        mantissa = f"{text[0]}.{text[1:dot]}{text[dot + 1:]}".rstrip("0.")
+        mantissa = f"{text[0]}.{text[1:dot]}{text[dot + 1 :]}".rstrip("0.")
         return f"{mantissa}e+0{dot - 1}"
     return text
 
@@ -106,17 +106,45 @@ class Metrics:
         return "\n".join(out) + "\n"
 
 
-_CONSTANT_ZERO = (
-    "num_grammar_queue_reqs swa_token_usage mamba_usage swa_available_tokens swa_evictable_tokens swa_used_tokens "
-    "mamba_available_tokens mamba_evictable_tokens mamba_used_tokens spec_accept_length spec_accept_rate "
-    "spec_cap_length spec_block_accept_length spec_num_steps spec_num_draft_tokens num_prefill_bootstrap_queue_reqs "
-    "num_prefill_inflight_queue_reqs num_decode_prealloc_queue_reqs num_decode_transfer_queue_reqs "
-    "pending_prealloc_token_usage utilization num_unique_running_routing_keys"
-).split()
-_GAUGES = (
-    "num_running_reqs num_queue_reqs gen_throughput cache_hit_rate decode_sum_seq_lens token_usage full_token_usage "
-    "num_used_tokens kv_available_tokens kv_evictable_tokens kv_used_tokens new_token_ratio is_cuda_graph"
-).split()
+_CONSTANT_ZERO = [
+    "num_grammar_queue_reqs",
+    "swa_token_usage",
+    "mamba_usage",
+    "swa_available_tokens",
+    "swa_evictable_tokens",
+    "swa_used_tokens",
+    "mamba_available_tokens",
+    "mamba_evictable_tokens",
+    "mamba_used_tokens",
+    "spec_accept_length",
+    "spec_accept_rate",
+    "spec_cap_length",
+    "spec_block_accept_length",
+    "spec_num_steps",
+    "spec_num_draft_tokens",
+    "num_prefill_bootstrap_queue_reqs",
+    "num_prefill_inflight_queue_reqs",
+    "num_decode_prealloc_queue_reqs",
+    "num_decode_transfer_queue_reqs",
+    "pending_prealloc_token_usage",
+    "utilization",
+    "num_unique_running_routing_keys",
+]
+_GAUGES = [
+    "num_running_reqs",
+    "num_queue_reqs",
+    "gen_throughput",
+    "cache_hit_rate",
+    "decode_sum_seq_lens",
+    "token_usage",
+    "full_token_usage",
+    "num_used_tokens",
+    "kv_available_tokens",
+    "kv_evictable_tokens",
+    "kv_used_tokens",
+    "new_token_ratio",
+    "is_cuda_graph",
+]
 _PHASES = ("prefill", "decode", "target_verify", "draft_prefill", "draft_decode", "draft_extend")
 
 

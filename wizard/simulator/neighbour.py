@@ -1,4 +1,6 @@
-"""`python -m wizard.simulator.neighbour --gb 60 [--seconds N]`: a foreign process that holds memory on the card."""
+"""`python -m wizard.simulator.neighbour --gb 60 [--seconds N]`: a foreign process that holds memory on the
+card.
+"""
 
 from __future__ import annotations
 

@@ -1,17 +1,42 @@
 """What the simulated model says, and the events it is said in.
 
-Every request gets the same words, so that the growing text of a stream (0.5.20 sends it whole in each event unless
---incremental-streaming-output) is a slice of one prepared byte string.
+Every request gets the same words, so that the growing text of a stream (0.5.20 sends it whole in each event
+unless --incremental-streaming-output) is a slice of one prepared byte string.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
-_WORDS = (
-    " the server waits for a token and the queue moves one step at a time while memory fills with keys and values "
-    "that no one reads twice"
-).split()
+_WORDS = [
+    "the",
+    "server",
+    "waits",
+    "for",
+    "a",
+    "token",
+    "and",
+    "the",
+    "queue",
+    "moves",
+    "one",
+    "step",
+    "at",
+    "a",
+    "time",
+    "while",
+    "memory",
+    "fills",
+    "with",
+    "keys",
+    "and",
+    "values",
+    "that",
+    "no",
+    "one",
+    "reads",
+    "twice",
+]
 
 
 class Speech:
@@ -51,10 +76,17 @@ def rough_tokens(text: str) -> list[int]:
 
 
 def chat_tokens(messages: list[Any]) -> list[int]:
-    """Tokens of a conversation with a template of a few tokens a message. Raises ValueError on a bad message."""
+    """Tokens of a conversation with a template of a few tokens a message. Raises ValueError on a bad
+    message."""
     tokens = [128000]
     for message in messages:
-        if not isinstance(message, dict) or message.get("role") not in ("system", "user", "assistant", "tool", "developer"):
+        if not isinstance(message, dict) or message.get("role") not in (
+            "system",
+            "user",
+            "assistant",
+            "tool",
+            "developer",
+        ):
             raise ValueError("each message needs a role: system, user, assistant or tool")
         content = message.get("content") or ""
         if isinstance(content, list):

@@ -1,7 +1,8 @@
 """The KV pool with a prefix cache: token accounting only, in blocks of `BLOCK` tokens keyed by a chained hash.
 
-Tokens of the pool are free, private to a running request, locked (cached and in use) or evictable (cached, unused).
-SGLang's radix tree matches to the token; this one to a block, which is near enough for shared system prompts.
+Tokens of the pool are free, private to a running request, locked (cached and in use) or evictable (cached,
+unused). SGLang's radix tree matches to the token; this one to a block, which is near enough for shared system
+prompts.
 """
 
 from __future__ import annotations

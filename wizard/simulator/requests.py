@@ -1,4 +1,6 @@
-"""Requests in flight at the parent: what they asked for, what they got, and the bytes that their clients receive."""
+"""Requests in flight at the parent: what they asked for, what they got, and the bytes that their clients
+receive.
+"""
 
 from __future__ import annotations
 
@@ -67,15 +69,22 @@ class Flight:
             )
         text = SPEECH.text(first, self.out)
         if self.style == "chat":
-            opening = b"" if first else self._chunk(b'"delta":{"reasoning_content":null,"role":"assistant","content":""}')
+            opening = (
+                b""
+                if first
+                else self._chunk(b'"delta":{"reasoning_content":null,"role":"assistant","content":""}')
+            )
             return opening + self._chunk(b'"delta":{"reasoning_content":null,"content":"%b"}' % text)
         return self._chunk(b'"text":"%b"' % text)
 
     def _chunk(self, inside: bytes, reason: str | None = None) -> bytes:
-        return b'data: %b,"choices":[{"index":0,%b,"logprobs":null,"finish_reason":%b,"matched_stop":null}]}\n\n' % (
-            self._head,
-            inside,
-            json.dumps(reason).encode(),
+        return (
+            b'data: %b,"choices":[{"index":0,%b,"logprobs":null,"finish_reason":%b,"matched_stop":null}]}\n\n'
+            % (
+                self._head,
+                inside,
+                json.dumps(reason).encode(),
+            )
         )
 
     def ending(self) -> bytes:
@@ -87,7 +96,13 @@ class Flight:
             return b"data: %b\n\n" % body.encode() + done
         out = self.event() if self.sent < self.out else b""
         if self.finish["type"] == "abort":
-            error = {"object": "error", "message": self.finish["message"], "type": "503", "param": None, "code": 503}
+            error = {
+                "object": "error",
+                "message": self.finish["message"],
+                "type": "503",
+                "param": None,
+                "code": 503,
+            }
             return b"data: %b\n\n" % json.dumps({"error": error}, separators=(",", ":")).encode() + done
         empty = b'"delta":{"reasoning_content":null}' if self.style == "chat" else b'"text":""'
         out += self._chunk(empty, self.finish["type"])
@@ -136,7 +151,10 @@ class Flight:
         choice: dict[str, Any] = {"index": 0}
         if self.style == "chat":
             choice["message"] = {
-                "role": "assistant", "content": text, "reasoning_content": None, "tool_calls": None,
+                "role": "assistant",
+                "content": text,
+                "reasoning_content": None,
+                "tool_calls": None,
             }
         else:
             choice["text"] = text

@@ -1,4 +1,5 @@
-"""The parent process: starts the scheduler, then binds the port, serves, and follows signals as SGLang 0.5.20 does.
+"""The parent process: starts the scheduler, then binds the port, serves, and follows signals as SGLang 0.5.20
+does.
 
 Signals and exits: recordings/cpu/FINDINGS.md, "Signals" and "Start failures".
 """
@@ -93,8 +94,10 @@ class Server:
                 code = os.waitstatus_to_exitcode(code)
                 log.raw(
                     failures.launch_traceback(
-                        f"RuntimeError: Rank 0 scheduler died during initialization (exit code: {code}). If exit code "
-                        "is -9 (SIGKILL), a common cause is the OS OOM killer. Run `dmesg -T | grep -i oom` to check."
+                        f"RuntimeError: Rank 0 scheduler died during initialization (exit code: {code}). If "
+                        f"exit code "
+                        "is -9 (SIGKILL), a common cause is the OS OOM killer. Run `dmesg -T | grep -i oom` "
+                        "to check."
                     )
                 )
                 raise SystemExit(1)
@@ -107,7 +110,8 @@ class Server:
         self.tokenizer_s = (time.monotonic() - self.began) * self.clock.speed
         log.say(
             f"Engine startup timings (s): load_weight={seconds['load_weight']:.2f}, "
-            f"kv_cache_allocation={seconds['kv_cache_allocation']:.2f}, scheduler_e2e={seconds['scheduler_e2e']:.2f}, "
+            f"kv_cache_allocation={seconds['kv_cache_allocation']:.2f}, "
+            f"scheduler_e2e={seconds['scheduler_e2e']:.2f}, "
             f"cuda_graph={{prefill={seconds.get('prefill', 0):.2f}, decode={seconds.get('decode', 0):.2f}, "
             f"target_verify=0.00, draft_prefill=0.00, draft_decode=0.00, draft_extend=0.00}}, "
             f"tokenizer_e2e={self.tokenizer_s:.2f}"
@@ -121,7 +125,9 @@ class Server:
         transport, _ = await loop.create_unix_connection(lambda: _Channel(self), sock=self._channel)
         self._to_scheduler = transport
         for number, handler in (
-            (signal.SIGTERM, self._terminate), (signal.SIGINT, self._interrupt), (signal.SIGQUIT, self._crash),
+            (signal.SIGTERM, self._terminate),
+            (signal.SIGINT, self._interrupt),
+            (signal.SIGQUIT, self._crash),
         ):
             loop.add_signal_handler(number, handler)
         pid = os.getpid()
@@ -167,8 +173,13 @@ class Server:
             else:
                 log.say("Initialization failed. warmup error: the server did not answer GET /model_info")
                 die_hard()
-            prompt = {"text": "The capital city of France is", "sampling_params": {"temperature": 0, "max_new_tokens": 8}}
-            await _fetch(host, self.args.port, "POST", "/generate", json.dumps(prompt).encode(), self.args.api_key)
+            prompt = {
+                "text": "The capital city of France is",
+                "sampling_params": {"temperature": 0, "max_new_tokens": 8},
+            }
+            await _fetch(
+                host, self.args.port, "POST", "/generate", json.dumps(prompt).encode(), self.args.api_key
+            )
         if not self.dead:
             self.status = "ready"
             log.say("The server is fired up and ready to roll!")
@@ -217,7 +228,12 @@ class Server:
             flight = self.flights.pop(message[1], None)
             if flight:
                 self.metrics.add("num_aborted_requests_total", 1, **self.metrics.model)
-                flight.finish = {"type": "abort", "message": message[3], "status_code": message[2], "err_type": None}
+                flight.finish = {
+                    "type": "abort",
+                    "message": message[3],
+                    "status_code": message[2],
+                    "err_type": None,
+                }
                 self._answer(flight)
 
     def _step(self, message: tuple[Any, ...], flush: bool) -> None:
@@ -261,7 +277,11 @@ class Server:
             self.decoding.pop(rid, None)
             flight = self.flights.pop(rid, None)
             if flight:
-                flight.finish = {"type": reason, "matched": 128009} if reason == "stop" else {"type": reason, "length": flight.out}
+                flight.finish = (
+                    {"type": reason, "matched": 128009}
+                    if reason == "stop"
+                    else {"type": reason, "length": flight.out}
+                )
                 self._answer(flight)
                 self._count_end(flight, now)
         if report is not None:
@@ -269,9 +289,9 @@ class Server:
 
     def _push(self, flight: Flight) -> None:
         """An event for what is new; a client that is behind gets more tokens in its next one."""
-        if flight.out - flight.sent >= flight.interval or not flight.sent:
-            if not flight.connection.behind:
-                flight.connection.send_event(flight.event())
+        due = flight.out - flight.sent >= flight.interval or not flight.sent
+        if due and not flight.connection.behind:
+            flight.connection.send_event(flight.event())
 
     def _first_token(self, flight: Flight, hit: int, queue_s: float, step_s: float, now: float) -> None:
         metrics = self.metrics
@@ -291,7 +311,13 @@ class Server:
             connection.end_stream()
         elif finish["type"] == "abort":
             status = finish["status_code"]
-            body = {"object": "error", "message": finish["message"], "type": str(status), "param": None, "code": status}
+            body = {
+                "object": "error",
+                "message": finish["message"],
+                "type": str(status),
+                "param": None,
+                "code": status,
+            }
             connection.respond_json(status, body)
         else:
             connection.respond_json(200, flight.document())
@@ -410,7 +436,8 @@ class Server:
                 continue
             rids = list(self.flights)
             log.say(
-                f"Gracefully exiting... Remaining number of requests {len(rids)}. Remaining requests remaining_rids={rids}."
+                f"Gracefully exiting... Remaining number of requests {len(rids)}. Remaining requests "
+                f"remaining_rids={rids}."
             )
             if not rids and self.bound:
                 pid = os.getpid()
@@ -430,7 +457,7 @@ class Server:
     async def _finish_streams(self) -> None:
         if self.flights:
             log.say("INFO:     Waiting for background tasks to complete. (CTRL+C to force quit)")
-        while self.flights and not self.dead:
+        while self.flights and not self.dead:  # noqa: ASYNC110 - a tenth of a second is near enough here
             await asyncio.sleep(0.1)
         if not self.dead:
             self._goodbye()
@@ -541,7 +568,9 @@ async def _fetch(host: str, port: int, method: str, path: str, body: bytes, key:
     secret = f"authorization: Bearer {key}\r\n" if key else ""
     head = f"{method} {path} HTTP/1.1\r\nhost: {host}:{port}\r\n{secret}connection: close\r\n"
     try:
-        writer.write(f"{head}content-type: application/json\r\ncontent-length: {len(body)}\r\n\r\n".encode() + body)
+        writer.write(
+            f"{head}content-type: application/json\r\ncontent-length: {len(body)}\r\n\r\n".encode() + body
+        )
         words = (await reader.readline()).split()
         await reader.read()
     except OSError:

@@ -11,6 +11,7 @@ import signal
 import sys
 import time
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any
 
 from wizard.simulator import failures, log
@@ -46,14 +47,14 @@ class Engine:
 def weight_gb(model: ModelSpec, args: ServerArgs) -> float:
     """Weights of one rank; fp8 halves them, four bits quarter them (embeddings stay)."""
     scale = {None: 1.0, "fp8": 0.53, "w8a8_int8": 0.53, "awq": 0.31, "gptq": 0.31}.get(args.quantization, 1.0)
-    return model.weights_gb * scale / max(args.tp_size, 1)
+    return model.weights_gb * scale / float(max(args.tp_size, 1))
 
 
 def kv_bytes(model: ModelSpec, args: ServerArgs) -> int:
     """Bytes a token takes on one rank."""
     width = 1 if str(args.kv_cache_dtype).startswith("fp8") else 2
     heads = max(1, model.kv_heads // max(args.tp_size, 1))
-    return heads * model.head_dim * 2 * model.layers * width
+    return int(heads * model.head_dim * 2 * model.layers * width)
 
 
 def decode_graph_gb(largest: int) -> float:
@@ -64,7 +65,7 @@ def decode_graph_gb(largest: int) -> float:
 def prefill_graph_gb(largest: int) -> float:
     """0.37 GiB for 512 tokens, 0.61 for 2048, 1.47 for 8192 (memory.csv)."""
     points = [(0, 0.3), (512, 0.37), (2048, 0.61), (8192, 1.47), (16384, 2.6)]
-    for (x0, y0), (x1, y1) in zip(points, points[1:], strict=False):
+    for (x0, y0), (x1, y1) in pairwise(points):
         if largest <= x1:
             return y0 + (y1 - y0) * (largest - x0) / (x1 - x0)
     return points[-1][1]
@@ -125,9 +126,11 @@ class Starter:
             raise StartFailure(
                 failures.traceback_text(
                     "kv",
-                    "ValueError: Loaded weights leave no GPU memory for the KV cache under --mem-fraction-static="
+                    "ValueError: Loaded weights leave no GPU memory for the KV cache under "
+                    "--mem-fraction-static="
                     f"{fraction}. Raise --mem-fraction-static above {lowest + 0.0005:.3f} (minimum viable = "
-                    f"1 - available/pre = {lowest:.4f}). If using speculative decoding, draft weights are now counted.",
+                    f"1 - available/pre = {lowest:.4f}). If using speculative decoding, draft weights are "
+                    f"now counted.",
                 )
             )
         tokens = int(budget * GIB) // cell
@@ -157,7 +160,8 @@ class Starter:
             f"KV Cache is allocated. dtype: {dtype}, #tokens: {tokens}, "
             f"K size: {kv_gb / 2:.2f} GB, V size: {kv_gb / 2:.2f} GB"
         )
-        # req_to_token, int32 [running, context + 4], and 0.07 GB of small buffers (t_default against t_max_running_8)
+        # req_to_token, int32 [running, context + 4], and 0.07 GB of small buffers (t_default against
+        # t_max_running_8)
         self._take(running * (context + 4) * 4 / GIB + 0.065, "kv")
         log.say(f"Memory pool end. avail mem={self._available():.2f} GB")
         return Engine(tokens, running, context, weights, kv_gb, 0.0, seconds={"kv_cache_allocation": kv_s})
@@ -169,8 +173,12 @@ class Starter:
             self._take(0.14, "capture")
         if prefill:
             self._capture(
-                engine, "prefill", f"backend=breakable, num_tokens={prefill}", prefill_graph_gb(max(prefill)),
-                peak=2.2 * max(prefill) / 8192 * self.model.mlp_mib_per_token / 0.0547, share=0.30,
+                engine,
+                "prefill",
+                f"backend=breakable, num_tokens={prefill}",
+                prefill_graph_gb(max(prefill)),
+                peak=2.2 * max(prefill) / 8192 * self.model.mlp_mib_per_token / 0.0547,
+                share=0.30,
             )
         else:
             log.say(
@@ -179,8 +187,12 @@ class Starter:
             )
         if decode:
             self._capture(
-                engine, "decode", f"backend=full, num_tokens_per_req=1, bs={decode}", decode_graph_gb(max(decode)),
-                peak=0.12 + 0.6 * max(decode) / 256, share=0.15,
+                engine,
+                "decode",
+                f"backend=full, num_tokens_per_req=1, bs={decode}",
+                decode_graph_gb(max(decode)),
+                peak=0.12 + 0.6 * max(decode) / 256,
+                share=0.15,
             )
         engine.available_gb = self._available()
         log.say(
@@ -194,7 +206,9 @@ class Starter:
             "hicache_attached=False streaming_wrapped=False"
         )
 
-    def _capture(self, engine: Engine, phase: str, what: str, size_gb: float, peak: float, share: float) -> None:
+    def _capture(
+        self, engine: Engine, phase: str, what: str, size_gb: float, peak: float, share: float
+    ) -> None:
         before = self._available()
         log.say(f"Capture target {phase} CUDA graph begin. {what}, avail mem={before:.2f} GB")
         self._fault("capture")
@@ -207,7 +221,9 @@ class Starter:
             self.card.allocate(int(size_gb * GIB), PROCESS)
         except OutOfMemory as error:
             label = "prefill CUDA" if phase == "prefill" else "CUDA"
-            raise StartFailure(failures.traceback_text("capture", failures.capture_advice(str(error), label))) from None
+            raise StartFailure(
+                failures.traceback_text("capture", failures.capture_advice(str(error), label))
+            ) from None
         engine.graph_gb[phase] = size_gb
         engine.seconds[phase] = seconds
         log.say(

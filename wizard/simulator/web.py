@@ -1,4 +1,6 @@
-"""A small HTTP/1.1 server on asyncio's protocols: keep-alive, chunked answers, cheap enough for thousands of events/s."""
+"""A small HTTP/1.1 server on asyncio's protocols: keep-alive, chunked answers, cheap enough for thousands of
+events/s.
+"""
 
 from __future__ import annotations
 
@@ -27,7 +29,9 @@ class HttpRequest:
 class Connection(asyncio.Protocol):
     """One client. Answers either with `respond` or with `start_stream`, `send_event`..., `end_stream`."""
 
-    def __init__(self, handle: Callable[[Connection, HttpRequest], None], on_leave: Callable[[Connection], None]) -> None:
+    def __init__(
+        self, handle: Callable[[Connection, HttpRequest], None], on_leave: Callable[[Connection], None]
+    ) -> None:
         self._handle, self._on_leave = handle, on_leave
         self.transport: asyncio.Transport = None  # type: ignore[assignment]
         self._buffer = bytearray()
@@ -105,7 +109,9 @@ class Connection(asyncio.Protocol):
     def start_stream(self) -> None:
         """Begin a stream of server-sent events; the access line is written now, as uvicorn does."""
         if self.open:
-            self.transport.write(self._head(200, "text/event-stream; charset=utf-8", "transfer-encoding: chunked\r\n"))
+            self.transport.write(
+                self._head(200, "text/event-stream; charset=utf-8", "transfer-encoding: chunked\r\n")
+            )
         self._log(200)
 
     def send_event(self, payload: bytes) -> None:
@@ -127,7 +133,8 @@ class Connection(asyncio.Protocol):
     def _head(self, status: int, content_type: str, framing: str) -> bytes:
         close = "connection: close\r\n" if self._closing else ""
         return (
-            f"HTTP/1.1 {status} {HTTPStatus(status).phrase}\r\ndate: {formatdate(usegmt=True)}\r\nserver: uvicorn\r\n"
+            f"HTTP/1.1 {status} {HTTPStatus(status).phrase}\r\ndate: {formatdate(usegmt=True)}\r\nserver: "
+            f"uvicorn\r\n"
             f"{framing}content-type: {content_type}\r\n{close}\r\n"
         ).encode("latin-1")
 

@@ -25,7 +25,8 @@ CATCH_UP_S = 0.25  # how far behind the simulated card may be before lost time i
 
 
 def become(title: str, keep_signals: bool = False) -> None:
-    """Die with the parent, and wear the title: comm cut to 15, argv overwritten, environ wiped, as setproctitle does."""
+    """Die with the parent, and wear the title: comm cut to 15, argv overwritten, environ wiped, as
+    setproctitle does."""
     parent = os.getppid()
     libc = ctypes.CDLL(None)
     if not keep_signals:
@@ -67,7 +68,9 @@ def hold_after_death(seconds: float) -> int:
     os._exit(0)
 
 
-def run(channel: socket.socket, args: ServerArgs, model: ModelSpec, card_model: CardModel, faults: Faults) -> None:
+def run(
+    channel: socket.socket, args: ServerArgs, model: ModelSpec, card_model: CardModel, faults: Faults
+) -> None:
     """Child's whole life; never returns."""
     become(PROCESS)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -91,7 +94,8 @@ def run(channel: socket.socket, args: ServerArgs, model: ModelSpec, card_model: 
 
 
 class Worker:
-    """The event loop. Steps take their modelled time on an absolute clock, so that sleeping late does not add up."""
+    """The event loop. Steps take their modelled time on an absolute clock, so that sleeping late does not add
+    up."""
 
     def __init__(
         self,
@@ -218,7 +222,20 @@ class Worker:
             if self.decode_steps % self.log_every == 0:
                 report = self._report_decode(decoded, done)
         retracted = [request.rid for request in batch.retracted]
-        self._send(("s", batch.kind, batch.tokens, batch.cached, first, decoded, ended, retracted, self.is_graph, report))
+        self._send(
+            (
+                "s",
+                batch.kind,
+                batch.tokens,
+                batch.cached,
+                first,
+                decoded,
+                ended,
+                retracted,
+                self.is_graph,
+                report,
+            )
+        )
         if done - self.card_shown >= 1.0:
             self._show_card(done)
 
@@ -235,7 +252,8 @@ class Worker:
         return step * self.faults.slow_host
 
     def _grow(self, tokens: int) -> None:
-        """Activations: what the largest prefill so far has made the process grow by; a card too full ends it all."""
+        """Activations: what the largest prefill so far has made the process grow by; a card too full ends it
+        all."""
         need = activation_bytes(self.model, tokens, tokens <= self.prefill_graph_max)
         if need <= self.grown:
             return
