@@ -11,6 +11,10 @@ from collections.abc import Callable
 import psutil
 import pytest
 
+from wizard.core.reading import Outcome
+from wizard.core.vocabulary import VOCABULARY
+from wizard.probes.base import ProbeContext, sweep
+
 from .conftest import LaunchServer, RealServer, StartLoad, get, pids_listening_on
 
 pytestmark = pytest.mark.e2e
@@ -48,7 +52,7 @@ def wait_for(what: str, look: Callable[[], bool], limit_s: float = 30.0) -> None
         time.sleep(0.2)
 
 
-def test_a_capped_server_shows_its_queue(real_server: LaunchServer, load: StartLoad) -> None:
+async def test_a_capped_server_shows_its_queue(real_server: LaunchServer, load: StartLoad) -> None:
     """One start serves all of these questions: a start takes 20 to 50 s."""
     server = real_server(["--max-running-requests", "1"])
 
@@ -105,3 +109,28 @@ def test_a_capped_server_shows_its_queue(real_server: LaunchServer, load: StartL
     ):
         assert f"{name}{{" in text, f"{name} is missing"
     assert "Decode batch" in server.log_text()
+
+    # The probes see the same, all at once, while the clients go on.
+    snapshot = await sweep(None, ProbeContext(server.target()))
+    outcomes = {name: (r.outcome, r.reason) for name, r in snapshot.results.items()}
+    for name in ("host", "port", "process", "http", "sglang", "metrics", "log"):
+        assert outcomes[name][0] is Outcome.OK, f"{name}: {outcomes[name]}"
+    assert outcomes["gpu"][0] in (Outcome.OK, Outcome.UNAVAILABLE), outcomes["gpu"]
+    x = {name: value.x for name, value in snapshot.values().items()}
+    assert set(x) <= set(VOCABULARY)
+    expected = {
+        "port.state": "listening",
+        "port.owner_kind": "target",
+        "port.owner_pid": server.pid,
+        "process.alive": True,
+        "process.stopped_children": 0,
+        "http.health": "serving",
+        "server.version": "0.5.20",
+        "server.max_running_requests": 1,
+        "requests.running": 1,
+        "kv.capacity_tokens": 8192,
+    }
+    assert {name: x.get(name) for name in expected} == expected
+    assert float(x["requests.queued"]) >= 5
+    assert int(x["process.children"]) >= 3
+    assert float(x["throughput.output"]) > 0
