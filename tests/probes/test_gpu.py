@@ -291,12 +291,13 @@ def test_simulated_card(tmp_path: Path, server: Target) -> None:
         {"pid": pid, "start_ticks": start + 1, "used_bytes": 9 * GIB, "name": "an earlier life"},
         {"pid": NO_SUCH_PID, "start_ticks": 1, "used_bytes": 9 * GIB, "name": "dead"},
     ]
-    write_card(path, processes=holders[2:] + holders[:2])
+    starting = {"pid": NO_SUCH_PID, "start_ticks": None, "used_bytes": GIB, "name": "gone before it was known"}
+    write_card(path, memory_reserved_bytes=GIB, processes=[*holders[2:], starting, *holders[:2]])
     target = Target(identity=server.identity, simulated=True, card_path=str(path))
     result = gpu.examine(target)
     x = {k: v.x for k, v in result.values.items()}
-    assert x["gpu.memory_used_gb"] == 68.0
-    assert x["gpu.memory_free_gb"] == 12.0
+    assert x["gpu.memory_used_gb"] == 69.0  # the driver's reserve is used, and nobody's
+    assert x["gpu.memory_free_gb"] == 11.0
     assert x["gpu.target_memory_gb"] == 60.0
     assert x["gpu.other_memory_gb"] == 8.0
     assert x["gpu.other_process"].startswith(f"pid {os.getpid()} (")

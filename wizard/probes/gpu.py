@@ -211,16 +211,17 @@ def read_simulated(path: str) -> tuple[list[Card], dict[str, Value]]:
     source = f"simulated card {path}"
     try:
         total = int(document["memory_total_bytes"])
+        reserved = int(document.get("memory_reserved_bytes", 0))
         alive = {
             int(entry["pid"]): int(entry["used_bytes"])
             for entry in document.get("processes", [])
-            if is_running(int(entry["pid"]), int(entry["start_ticks"]))
+            if entry["start_ticks"] is not None and is_running(int(entry["pid"]), int(entry["start_ticks"]))
         }
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise Unavailable(
             f"simulated card {path}: wrong content ({type(error).__name__}: {error})", remedy
         ) from error
-    used = sum(alive.values())
+    used = reserved + sum(alive.values())  # NVML counts the driver's share as used too
     card = Card(0, "simulated", total, used, max(0, total - used), dict(alive))
     names = {"name": "gpu.name", "power_limit_w": "gpu.power_limit_w"}
     if alive:
