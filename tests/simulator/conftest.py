@@ -119,7 +119,15 @@ def launch(tmp_path: Path) -> Iterator[Launch]:
             "SGLANG_SIM_SPEED": "20",
             **env,
         }
-        command = [sys.executable, "-m", "wizard.simulator", "--model-path", "llama-3.1-8b", "--port", str(number)]
+        command = [
+            sys.executable,
+            "-m",
+            "wizard.simulator",
+            "--model-path",
+            "llama-3.1-8b",
+            "--port",
+            str(number),
+        ]
         with log.open("wb") as out:
             process = subprocess.Popen(
                 [*command, *flags],

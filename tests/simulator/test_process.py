@@ -79,7 +79,9 @@ def test_dead_scheduler_takes_the_parent_with_it(launch: Launch, number: int, co
     child = server.child()
     os.kill(child, number)
     assert server.wait_exit() == -9
-    crashed = f"Subprocess scheduler_0 (pid={child}) crashed with exit code {code}. Triggering SIGQUIT for cleanup..."
+    crashed = (
+        f"Subprocess scheduler_0 (pid={child}) crashed with exit code {code}. Triggering SIGQUIT for cleanup..."
+    )
     assert crashed in server.log
     assert "Sleeping 5 seconds before crash diagnostics" in server.log
 

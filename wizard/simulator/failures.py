@@ -72,17 +72,18 @@ def traceback_text(stage: str, last: str) -> str:
     return "\n".join([*lines, last, ""])
 
 
-def capture_advice(error: str, label: str) -> str:
-    """What a failed graph capture says: a RuntimeError around the allocator's message."""
-    return (
+def capture_traceback(error: str, label: str) -> str:
+    """A failed graph capture: the allocator's error, then the exception that SGLang raises around it."""
+    advice = (
         f"Exception: Capture {label} graph failed: {error}\n"
         "Possible solutions:\n"
         "1. set --mem-fraction-static to a smaller value (e.g., 0.8 or 0.7)\n"
         "2. set --cuda-graph-max-bs-decode to a smaller value (e.g., 16)\n"
-        "3. disable torch compile by not using --enable-torch-compile\n"
-        "4. disable CUDA graph by --cuda-graph-backend-decode=disabled. (Not recommended. Huge performance "
-        "loss)\n"
+        "3. disable CUDA graph by --cuda-graph-backend-decode=disabled (slow)\n"
     )
+    cause = traceback_text("capture", f"torch.OutOfMemoryError: {error}")
+    outer = traceback_text("capture", advice)
+    return f"{cause}\nDuring handling of the above exception, another exception occurred:\n\n{outer}"
 
 
 def launch_traceback(last: str) -> str:

@@ -169,8 +169,7 @@ class Starter:
     def _graphs(self, engine: Engine) -> None:
         args = self.args
         prefill, decode = args.prefill_graphs, args.decode_graphs
-        if prefill or decode:
-            self._take(0.14, "capture")
+        self._take(0.14, "kv")  # between "Memory pool end" and the next line, with graphs or without
         if prefill:
             self._capture(
                 engine,
@@ -221,9 +220,7 @@ class Starter:
             self.card.allocate(int(size_gb * GIB), PROCESS)
         except OutOfMemory as error:
             label = "prefill CUDA" if phase == "prefill" else "CUDA"
-            raise StartFailure(
-                failures.traceback_text("capture", failures.capture_advice(str(error), label))
-            ) from None
+            raise StartFailure(failures.capture_traceback(str(error), label)) from None
         engine.graph_gb[phase] = size_gb
         engine.seconds[phase] = seconds
         log.say(
