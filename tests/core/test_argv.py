@@ -361,6 +361,13 @@ def test_edits_inside_a_shell_text_equal_edits_of_words(command: CommandLine, ed
         ("0.5.20", "--disable-radix-cache=1", "unexpected_value", True, None),
         ("0.5.20", "--enable-metrics yes", "stray", True, None),
         ("0.5.4", "--enable-ep-moe", "deprecated", True, "--ep-size"),
+        (
+            "0.5.20",
+            "--disable-cuda-graph",
+            "deprecated",
+            False,
+            "--disable-decode-cuda-graph --disable-prefill-cuda-graph",
+        ),
         ("0.5.20", "--pp 2", "ambiguous", True, "--pp-size"),
     ],
 )

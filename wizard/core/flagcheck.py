@@ -7,7 +7,7 @@ import re
 from collections.abc import Callable, Sequence
 
 from wizard.core.commandline import FlagUse, Problem, parse
-from wizard.core.flags import Catalogue, FlagSpec
+from wizard.core.flags import Catalogue, FlagSpec, snake
 from wizard.core.redact import HIDDEN, is_secret_flag
 
 _HUMAN_INT = re.compile(r"^[+-]?\d+(\.\d+)?\s*([kKmMgGtT]i?)?$")
@@ -66,7 +66,10 @@ def _check_use(use: FlagUse, spec: FlagSpec, catalogue: Catalogue) -> list[Probl
     problems: list[Problem] = []
     if spec.deprecated is not None:
         text = f"{spec.flag} is deprecated in {catalogue.version} ({spec.deprecated})"
-        instead = catalogue.resolve(use.spelling).suggestion or spec.replacement
+        way = catalogue.spell(snake(spec.flag))
+        instead = spec.replacement
+        if way and way[0].flag != spec.flag:
+            instead = " ".join(s.flag if s.value is None else f"{s.flag} {s.value}" for s in way)
         problems.append(Problem("deprecated", spec.flag, text, instead, fatal=spec.fatal))
     if spec.is_switch:
         return problems

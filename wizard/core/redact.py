@@ -12,39 +12,40 @@ from collections.abc import Iterable, Mapping, Sequence
 HIDDEN = "***"
 
 # "token" alone is the field's everyday word (--bucket-time-to-first-token), so it needs company
-_FLAG_NAME = (
-    r"--?(?:(?:[\w-]*-)?(?:api-key|secret|secret-key|access-key|password|passwd|credentials?)"
-    r"|(?:[\w-]*-)?(?:hf|hub|auth|access|api|bearer|admin|secret)-token|token)"
+_SECRET_FLAG = re.compile(
+    r"^--?(?:(?:[\w-]*-)?(?:api-key|secret|secret-key|access-key|password|passwd|credentials?)"
+    r"|(?:[\w-]*-)?(?:hf|hub|auth|access|api|bearer|admin|secret)-token|token)$"
 )
-_SECRET_FLAG = re.compile(f"^{_FLAG_NAME}$")
-
 _SECRET_VARIABLE = re.compile(
     r"(?:^|_)(?:TOKEN|KEY|KEYS|APIKEY|SECRET|PASSWORD|PASSWD|PASSPHRASE|CREDENTIALS?|AUTH)(?:$|_)"
     r"|SECRET|PASSWORD|APIKEY",
     re.I,
 )
 
-_NAME = (
-    r"(?i:[\w.-]*(?:api[_-]?key|access[_-]?key|secret|passwd|password|passphrase|credential)s?[\w.-]*)"
-    r"|(?i:[\w.-]*(?:hf|hub|auth|access|api|bearer|admin|session|refresh)[_-]?token)"
-    r"|[A-Z][A-Z0-9_]*_(?:TOKEN|KEY|AUTH)"
-)
+# Every pattern below starts at a literal and is bounded: hostile text costs no more than its length.
 _QUOTED = r"'(?:[^'\\\n]|\\.)*'?|\"(?:[^\"\\\n]|\\.)*\"?"
 _BARE = r"[^\s,;&|)\]}'\"]+"
-
 _HEADER = re.compile(
-    r"(?i)\b((?:proxy-)?authorization['\"]?\s*[:=]\s*['\"]?(?:(?:bearer|basic|token)\s+)?)([^\s'\",]+)"
+    r"(?i)(authorization['\"]?\s{0,4}[:=]\s{0,4}['\"]?(?:(?:bearer|basic|token)\s{1,4})?)([^\s'\",]+)"
 )
-_BEARER = re.compile(r"(?i)\b(bearer\s+)([^\s'\",]+)")
+_BEARER = re.compile(r"(?i)\b(bearer\s{1,4})([^\s'\",]+)")
 _FLAG_IN_TEXT = re.compile(
-    rf"(?<![\w-])({_FLAG_NAME})(\s*=\s*|['\"]?,?\s+)({_QUOTED}|[^\s,]+)"
+    r"((?<=-)(?:api-key|secret|secret-key|access-key|password|passwd|credentials?"
+    r"|(?:hf|hub|auth|access|api|bearer|admin|secret)-token)|(?<![\w-])--token)"
+    rf"(?![\w-])(['\"]?[=,]?[ \t]{{0,8}}(?<![\w-]))({_QUOTED}|[^\s,]+)"
 )
-_ASSIGNED = re.compile(rf"(?<![\w-])(['\"]?(?:{_NAME})['\"]?)(\s*[=:]\s*)({_QUOTED}|{_BARE})")
+_ASSIGNED = re.compile(
+    r"((?:(?i:(?:api|access|private)[_-]?key|secret|passwd|password|passphrase|credential)[\w.-]{0,40}"
+    r"|(?i:(?:hf|hub|auth|access|api|bearer|admin|session|refresh)[_-]?token)"
+    r"|(?<=[A-Z0-9]_)(?:TOKEN|KEY|AUTH))['\"]?)"
+    rf"([ \t]{{0,4}}[=:][ \t]{{0,4}})({_QUOTED}|{_BARE})"
+)
 _SHAPES = re.compile(
-    r"\b(?:hf_[A-Za-z0-9]{8,}|sk-[A-Za-z0-9_-]{8,}|gh[pousr]_[A-Za-z0-9]{16,}|github_pat_\w{16,}|glpat-[\w-]{16,}"
-    r"|xox[abprs]-[\w-]{10,}|AKIA[0-9A-Z]{16}|eyJ[\w-]{10,}\.[\w-]{10,}\.[\w-]+)"
+    r"\b(?:hf_[A-Za-z0-9]{16,}|sk-[A-Za-z0-9_-]{8,}|gh[pousr]_[A-Za-z0-9]{16,}|github_pat_\w{16,}"
+    r"|glpat-[\w-]{16,}|xox[abprs]-[\w-]{10,}|AKIA[0-9A-Z]{16}|eyJ[\w-]{10,}\.[\w-]{10,}\.[\w-]+)"
 )
-_URL_PASSWORD = re.compile(r"([a-z][a-z0-9+.-]*://[^\s/:@]*:)([^\s@]+)(@)", re.I)
+_URL_PASSWORD = re.compile(r"(://[^\s/:@'\"]{0,100}:)([^\s@'\"]{1,300})(@)")
+_NAMED = re.compile(r"(?i)key|token|secret|passw|passphrase|credential|_AUTH")
 
 _HARMLESS_VALUES = frozenset({"none", "null", "true", "false", "''", '""', ""})
 
@@ -101,8 +102,9 @@ def redact_text(text: str, secrets: Iterable[str] = ()) -> str:
             text = text.replace(secret, HIDDEN)
     text = _HEADER.sub(rf"\1{HIDDEN}", text)
     text = _BEARER.sub(rf"\1{HIDDEN}", text)
-    text = _FLAG_IN_TEXT.sub(lambda m: m[1] + m[2] + _hidden(m[3]), text)
-    text = _ASSIGNED.sub(lambda m: m[1] + m[2] + _hidden(m[3]), text)
+    if _NAMED.search(text):
+        text = _FLAG_IN_TEXT.sub(lambda m: m[1] + m[2] + _hidden(m[3]), text)
+        text = _ASSIGNED.sub(lambda m: m[1] + m[2] + _hidden(m[3]), text)
     text = _URL_PASSWORD.sub(rf"\1{HIDDEN}\3", text)
     return _SHAPES.sub(HIDDEN, text)
 
