@@ -24,11 +24,16 @@ from wizard.core.target import Identity, Launch, Target
 from wizard.runner import client
 from wizard.runner.journal import Journal
 from wizard.runner.locks import holder
-from wizard.runner.processes import identity_of, is_alive, port_owner
+from wizard.runner.processes import port_owner as owner_on
 from wizard.runner.report import report
 from wizard.runner.state_dir import lock_path
+from wizard.server.identity import identify, is_alive
 
 STANDIN = str(Path(__file__).with_name("standin.py"))
+
+
+def port_owner(port: int) -> Any:
+    return owner_on("127.0.0.1", port)
 
 
 def free_port() -> int:
@@ -82,7 +87,7 @@ class Bench:
                 start_new_session=True,
             )
         wait(lambda: port_owner(self.port) is not None)
-        identity = identity_of(self.popen.pid)
+        identity = identify(self.popen.pid)
         assert identity is not None
         return Target(port=self.port, identity=identity, launch=launch, log_path=str(self.log))
 
@@ -134,8 +139,6 @@ class Bench:
 
 @pytest.fixture
 def bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Bench]:
-    for module in ("stop", "release", "launch", "ready"):
-        pytest.importorskip(f"wizard.server.{module}")
     monkeypatch.setenv("SGL_WIZARD_STATE_DIR", str(tmp_path / "state"))
     made = Bench(tmp_path)
     try:
@@ -254,7 +257,7 @@ def _standins(port: int) -> list[int]:
                 words = (entry / "cmdline").read_bytes().split(b"\0")
             except OSError:
                 continue
-            if STANDIN.encode() in words and str(port).encode() in words and identity_of(int(entry.name)):
+            if STANDIN.encode() in words and str(port).encode() in words and identify(int(entry.name)):
                 found.append(int(entry.name))
     return found
 

@@ -15,6 +15,7 @@ from wizard.runner import processes
 from wizard.runner.command import clean_line, flag_value
 from wizard.runner.operations import PortOwner, Progress, Readiness, Released, Started, Stopped
 from wizard.runner.state_dir import server_log_path
+from wizard.server.identity import is_alive
 
 HEALTH_LIMIT_S = 5.0
 """A healthy /health takes 1.0 s by design, a dead scheduler's answers 503 only after 20 s (recorded)."""
@@ -32,13 +33,13 @@ class LiveOperations:
         self._fallback_log = str(server_log_path(journal))
 
     def alive(self, identity: Identity) -> bool:
-        return processes.is_alive(identity)
+        return is_alive(identity)
 
     def find_marked(self, mark: str) -> Identity | None:
         return processes.find_marked(mark)
 
     def port_owner(self, host: str, port: int) -> PortOwner | None:
-        return processes.port_owner(port)
+        return processes.port_owner(host, port)
 
     async def healthy(self, target: Target, port: int) -> bool:
         import httpx
@@ -62,7 +63,7 @@ class LiveOperations:
             on_progress=on_progress,
             cancelled=lambda: False,  # a drain that has begun is ended; the old command then comes back
         )
-        return Stopped(done.ok, done.detail, str(done.how))
+        return Stopped(done.ok, done.detail, done.how)
 
     async def wait_released(
         self,
@@ -83,7 +84,7 @@ class LiveOperations:
             limit_s=limit_s,
             on_progress=on_progress,
         )
-        return Released(done.ok, done.detail, tuple(str(h) for h in done.holders))
+        return Released(done.ok, done.detail, done.holders)
 
     def log_end(self, launch: Launch) -> tuple[str | None, int]:
         path = launch.log_path or self._fallback_log
@@ -95,8 +96,8 @@ class LiveOperations:
     async def launch(self, launch: Launch) -> Started:
         from wizard.server.launch import launch as start
 
-        child = start(launch, fallback_log=Path(self._fallback_log))
-        return Started(child.identity, str(child.log_path) if child.log_path else None, child.log_offset)
+        child = start(launch, fallback_log=self._fallback_log)
+        return Started(child.identity, child.log_path, child.log_offset)
 
     async def wait_ready(
         self, child: Started, target: Target, port: int, *, deadline_s: float, on_progress: Progress
@@ -107,12 +108,12 @@ class LiveOperations:
             child.identity,
             target.host,
             port,
-            log_path=Path(child.log_path) if child.log_path else None,
+            log_path=child.log_path,
             log_offset=child.log_offset,
             deadline_s=deadline_s,
             on_progress=on_progress,
         )
-        return Readiness(done.ok, done.detail, str(done.kind), dict(done.phase_times))
+        return Readiness(done.ok, done.detail, done.kind, dict(done.phase_times))
 
     def last_error(self, child: Started) -> str:
         if child.log_path is None:

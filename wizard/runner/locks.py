@@ -12,7 +12,7 @@ import os
 from pathlib import Path
 
 from wizard.core.target import Identity, Target
-from wizard.runner.processes import identity_of, is_alive
+from wizard.server.identity import identify, is_alive
 
 
 class Refused(Exception):
@@ -35,7 +35,7 @@ class Lock:
         except BlockingIOError as error:
             os.close(descriptor)
             raise Refused(f"{what} {_holder_words(path)}") from error
-        me = identity_of(os.getpid())
+        me = identify(os.getpid())
         doc = {"session": session, "identity": me.to_json() if me else None}
         os.ftruncate(descriptor, 0)
         os.pwrite(descriptor, json.dumps(doc).encode(), 0)

@@ -322,7 +322,11 @@ class Transaction:
         if self.journal_broken:
             raise PutBack(f"The journal cannot be written any more: {self.journal_broken}")
         self.intent(Stage.LAUNCH)
-        child = await self.launch_as("new", self.new_launch, self.new_port, Stage.LAUNCH)
+        try:
+            child = await self.launch_as("new", self.new_launch, self.new_port, Stage.LAUNCH)
+        except Exception as error:
+            self.result(Stage.LAUNCH, False, str(error))
+            raise PutBack(f"The new command could not be started: {error}.") from error
         self.result(Stage.LAUNCH, True, f"process {child.identity.pid}")
         await self.await_ready(child)
 
