@@ -92,6 +92,7 @@ class FakeWorld:
     signalled: list[Identity] = field(default_factory=list)
     launched: list[Launch] = field(default_factory=list)
     sent_load: int = 0
+    salts: list[str] = field(default_factory=list)
     counts: dict[str, int] = field(default_factory=dict)
     next_pid: int = 200
     drains_for: int = 0
@@ -210,12 +211,15 @@ class FakeWorld:
         return "launch_server.py: error: unrecognized arguments: --nonsense"
 
     async def measure(
-        self, target: Target, port: int, launch: Launch, workload: Workload, *, on_progress: Progress
+        self, target: Target, port: int, launch: Launch, workload: Workload, *, salt: str, on_progress: Progress
     ) -> Measurement:
         self.sent_load += 1
+        self.salts.append(salt)
         fault = self._hit("measure")
         if fault == "empty":
-            return Measurement(workload, (Window(1.0, 0),), errors={"connection refused": 5})
+            return Measurement(
+                workload, (Window(1.0, 0, {"throughput.output": 0.0}),), errors={"connection refused": 5}
+            )
         if fault == "dies":
             for proc in self.procs.values():
                 proc.alive = False

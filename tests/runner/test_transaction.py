@@ -107,6 +107,8 @@ async def test_verdict_decides(tmp_path: Path, verdicts: list[Judgement], outcom
     assert state.before is not None
     assert state.after is not None
     assert world.counts["measure"] == 1 + len(verdicts)
+    assert world.salts[0] == world.salts[1], "the same prompts before and after"
+    assert len(set(world.salts)) == len(verdicts), "no server sees the same prompts twice"
 
 
 async def test_rollback_uses_the_untouched_old_launch(tmp_path: Path) -> None:

@@ -127,12 +127,12 @@ class LiveOperations:
         return clean_line(found[-1]).strip()[:300] if found else ""
 
     async def measure(
-        self, target: Target, port: int, launch: Launch, workload: Workload, *, on_progress: Progress
+        self, target: Target, port: int, launch: Launch, workload: Workload, *, salt: str, on_progress: Progress
     ) -> Measurement:
         from wizard.measure.client import measure
 
         key = flag_value(launch.argv, "--api-key")
-        return await measure(_base_url(target, port), workload, api_key=key, progress=on_progress)
+        return await measure(_base_url(target, port), workload, api_key=key, progress=on_progress, salt=salt)
 
     async def observe(
         self, target: Target, port: int, launch: Launch, *, windows: int, on_progress: Progress

@@ -109,7 +109,7 @@ class Operations(Protocol):
         ...
 
     async def measure(
-        self, target: Target, port: int, launch: Launch, workload: Workload, *, on_progress: Progress
+        self, target: Target, port: int, launch: Launch, workload: Workload, *, salt: str, on_progress: Progress
     ) -> Measurement: ...
 
     async def observe(
