@@ -200,5 +200,5 @@ def _splice(command: CommandLine, start: int, end: int, words: tuple[str, ...]) 
     else:
         left = part.spans[start - 1][1] if start else part.prefix_end
         text = text[:left] + text[part.spans[end - 1][1] :]
-    argv = (*command.argv[: part.index], text, *command.argv[part.index + 1 :])
+    argv = (*command.argv[: part.argv_at], text, *command.argv[part.argv_at + 1 :])
     return parse(argv, command.catalogue)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from wizard.core.flags import Catalogue, FlagSpec, ResolutionKind, intent_spellings
 from wizard.core.shelltext import Word, scan
@@ -76,11 +76,10 @@ class FlagUse:
         )
 
 
-@dataclass(frozen=True)
-class ShellPart:
-    """The ``-c`` text that holds the server command: ``argv[index]``, and where its words stand."""
+class ShellPart(NamedTuple):
+    """The ``-c`` text that holds the server command: ``argv[argv_at]``, and where its words stand."""
 
-    index: int
+    argv_at: int
     text: str
     prefix_end: int
     spans: tuple[tuple[int, int], ...]
@@ -152,8 +151,7 @@ SERVE_ONLY = FlagSpec(options=("--model-type",), dest="model_type")
 """``sglang serve`` takes this one out before argparse sees the rest (sglang/cli/serve.py, 0.5.20)."""
 
 
-@dataclass(frozen=True)
-class Entry:
+class Entry(NamedTuple):
     """Where in a list of words the server command stands: ``words[program_at:args_at]`` starts it."""
 
     program_at: int

@@ -11,8 +11,8 @@ from wizard.core.commandline import basename, find_entry, segments
 from wizard.core.redact import redact_argv
 from wizard.core.shelltext import Word, scan
 
-_ASSIGNMENT = re.compile(r"^([A-Za-z_]\w*)=(.*)$", re.S)
-_PROMPT = re.compile(r"^[ \t]*(?:\([^()\n]*\)[ \t]*)?(?:[\w.-]+@[\w.-]+[^$#\n]{0,60})?[$#%][ \t]+(?=\S)", re.M)
+_ASSIGNMENT = r"(?s)^([A-Za-z_]\w*)=(.*)$"
+_PROMPT = r"(?m)^[ \t]*(?:\([^()\n]*\)[ \t]*)?(?:[\w.-]+@[\w.-]+[^$#\n]{0,60})?[$#%][ \t]+(?=\S)"
 _CONTAINERS = frozenset(
     {"docker", "podman", "nerdctl", "kubectl", "singularity", "apptainer", "srun", "ssh", "sudo", "enroot"}
 )
@@ -44,7 +44,7 @@ def split_environ(argv: Sequence[str]) -> tuple[dict[str, str], tuple[str, ...]]
     at = 0
     seen_env = False
     while at < len(argv):
-        match = _ASSIGNMENT.match(argv[at])
+        match = re.match(_ASSIGNMENT, argv[at])
         if match:
             environ[match.group(1)] = match.group(2)
         elif basename(argv[at]) == "env" and not seen_env:
@@ -65,7 +65,7 @@ def split(text: str) -> Pasted:
     behind, container wrappers, ``bash -c "..."``, comments and cut-off text. A text of flags only gives
     these flags. Expansions stay as written.
     """
-    return _split(_PROMPT.sub("", text.replace("\r\n", "\n")), depth=0)
+    return _split(re.sub(_PROMPT, "", text.replace("\r\n", "\n")), depth=0)
 
 
 def _split(text: str, depth: int) -> Pasted:
@@ -74,9 +74,9 @@ def _split(text: str, depth: int) -> Pasted:
     for command in commands:
         values = [w.value for w in command]
         if values[:1] == ["export"]:
-            exported.update(m.groups() for v in values[1:] if (m := _ASSIGNMENT.match(v)))  # type: ignore[misc]
+            exported.update(m.groups() for v in values[1:] if (m := re.match(_ASSIGNMENT, v)))  # type: ignore[misc]
             continue
-        if values and all(_ASSIGNMENT.match(v) for v in values):
+        if values and all(re.match(_ASSIGNMENT, v) for v in values):
             exported.update(split_environ(values)[0])
             continue
         if find_entry(values) is not None:
@@ -122,7 +122,7 @@ def _cut(values: Sequence[str], exported: Mapping[str, str]) -> Pasted:
                 value = head[i + 1]
             elif word.startswith("--env="):
                 value = word[len("--env=") :]
-            match = _ASSIGNMENT.match(value)
+            match = re.match(_ASSIGNMENT, value)
             if match:
                 environ[match.group(1)] = match.group(2)
         inner, _ = split_environ(_after_env(head))

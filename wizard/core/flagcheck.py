@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Callable, Sequence
 
@@ -10,18 +9,24 @@ from wizard.core.commandline import FlagUse, Problem, parse
 from wizard.core.flags import Catalogue, FlagSpec, snake
 from wizard.core.redact import HIDDEN, is_secret_flag
 
-_HUMAN_INT = re.compile(r"^[+-]?\d+(\.\d+)?\s*([kKmMgGtT]i?)?$")
+_HUMAN_INT = r"^[+-]?\d+(\.\d+)?\s*([kKmMgGtT]i?)?$"
+
+
+def _is_json(text: str) -> None:
+    import json  # late: few commands hold any
+
+    json.loads(text)
 
 
 def _is_human_int(text: str) -> None:
-    if not _HUMAN_INT.match(text):
+    if not re.match(_HUMAN_INT, text):
         raise ValueError(text)
 
 
 _CONVERTERS: dict[str, tuple[Callable[[str], object], str]] = {
     "int": (int, "a whole number"),
     "float": (float, "a number"),
-    "json": (json.loads, "JSON"),
+    "json": (_is_json, "JSON"),
     "human_readable_int": (_is_human_int, "a whole number (4096, 32k, 1Mi)"),
 }
 

@@ -11,7 +11,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 Arity = Literal["none", "one", "optional", "any", "some"]
 """Words a flag takes: 0, 1, 0-1, 0-n, 1-n."""
@@ -91,8 +91,7 @@ class FlagSpec:
         return self.deprecated is not None and "ignored" in self.deprecated
 
 
-@dataclass(frozen=True)
-class Span:
+class Span(NamedTuple):
     """First and last catalogued version with an option string, and what replaced it."""
 
     first: str
@@ -118,8 +117,7 @@ class Resolution:
         return self.spec is not None
 
 
-@dataclass(frozen=True)
-class Spelling:
+class Spelling(NamedTuple):
     """One way to write a setting: a flag, and a value that belongs to the name itself (or None)."""
 
     flag: str

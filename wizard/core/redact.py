@@ -12,52 +12,52 @@ from collections.abc import Iterable, Mapping, Sequence
 HIDDEN = "***"
 
 # "token" alone is the field's everyday word (--bucket-time-to-first-token), so it needs company
-_SECRET_FLAG = re.compile(
+_SECRET_FLAG = (
     r"^--?(?:(?:[\w-]*-)?(?:api-key|secret|secret-key|access-key|password|passwd|credentials?)"
     r"|(?:[\w-]*-)?(?:hf|hub|auth|access|api|bearer|admin|secret)-token|token)$"
 )
-_SECRET_VARIABLE = re.compile(
-    r"(?:^|_)(?:TOKEN|KEY|KEYS|APIKEY|SECRET|PASSWORD|PASSWD|PASSPHRASE|CREDENTIALS?|AUTH)(?:$|_)"
-    r"|SECRET|PASSWORD|APIKEY",
-    re.I,
+_SECRET_VARIABLE = (
+    r"(?i:(?:^|_)(?:TOKEN|KEY|KEYS|APIKEY|SECRET|PASSWORD|PASSWD|PASSPHRASE|CREDENTIALS?|AUTH)(?:$|_)"
+    r"|SECRET|PASSWORD|APIKEY)"
 )
 
+# Patterns are texts: re compiles each once, when it is first needed, which keeps the import fast.
 # Every pattern below starts at a literal and is bounded: hostile text costs no more than its length.
 _QUOTED = r"'(?:[^'\\\n]|\\.)*'?|\"(?:[^\"\\\n]|\\.)*\"?"
 _BARE = r"[^\s,;&|)\]}'\"]+"
-_HEADER = re.compile(
+_HEADER = (
     r"(?i)(authorization['\"]?\s{0,4}[:=]\s{0,4}['\"]?(?:(?:bearer|basic|token)\s{1,4})?)([^\s'\",]+)"
 )
-_BEARER = re.compile(r"(?i)\b(bearer\s{1,4})([^\s'\",]+)")
-_FLAG_IN_TEXT = re.compile(
+_BEARER = r"(?i)\b(bearer\s{1,4})([^\s'\",]+)"
+_FLAG_IN_TEXT = (
     r"((?<=-)(?:api-key|secret|secret-key|access-key|password|passwd|credentials?"
     r"|(?:hf|hub|auth|access|api|bearer|admin|secret)-token)|(?<![\w-])--token)"
     rf"(?![\w-])(['\"]?[=,]?[ \t]{{0,8}}(?<![\w-]))({_QUOTED}|[^\s,]+)"
 )
-_ASSIGNED = re.compile(
+_ASSIGNED = (
     r"((?:(?i:(?:api|access|private)[_-]?key|secret|passwd|password|passphrase|credential)[\w.-]{0,40}"
     r"|(?i:(?:hf|hub|auth|access|api|bearer|admin|session|refresh)[_-]?token)"
     r"|(?<=[A-Z0-9]_)(?:TOKEN|KEY|AUTH))['\"]?)"
     rf"([ \t]{{0,4}}[=:][ \t]{{0,4}})({_QUOTED}|{_BARE})"
 )
-_SHAPES = re.compile(
+_SHAPES = (
     r"\b(?:hf_[A-Za-z0-9]{16,}|sk-[A-Za-z0-9_-]{8,}|gh[pousr]_[A-Za-z0-9]{16,}|github_pat_\w{16,}"
     r"|glpat-[\w-]{16,}|xox[abprs]-[\w-]{10,}|AKIA[0-9A-Z]{16}|eyJ[\w-]{10,}\.[\w-]{10,}\.[\w-]+)"
 )
-_URL_PASSWORD = re.compile(r"(://[^\s/:@'\"]{0,100}:)([^\s@'\"]{1,300})(@)")
-_NAMED = re.compile(r"(?i)key|token|secret|passw|passphrase|credential|_AUTH")
+_URL_PASSWORD = r"(://[^\s/:@'\"]{0,100}:)([^\s@'\"]{1,300})(@)"
+_NAMED = r"(?i)key|token|secret|passw|passphrase|credential|_AUTH"
 
 _HARMLESS_VALUES = frozenset({"none", "null", "true", "false", "''", '""', ""})
 
 
 def is_secret_flag(flag: str) -> bool:
     """Whether the value of an option is a secret: ``--api-key``, ``--admin-api-key``, ``--x-password``."""
-    return bool(_SECRET_FLAG.match(flag.replace("_", "-").lower()))
+    return bool(re.match(_SECRET_FLAG, flag.replace("_", "-").lower()))
 
 
 def is_secret_variable(name: str) -> bool:
     """Whether an environment variable holds a secret, by its name: ``HF_TOKEN``, ``AWS_SECRET_ACCESS_KEY``."""
-    return bool(_SECRET_VARIABLE.search(name))
+    return bool(re.search(_SECRET_VARIABLE, name))
 
 
 def redact_argv(argv: Sequence[str]) -> list[str]:
@@ -100,13 +100,13 @@ def redact_text(text: str, secrets: Iterable[str] = ()) -> str:
     for secret in sorted(secrets, key=len, reverse=True):
         if len(secret) >= 4:
             text = text.replace(secret, HIDDEN)
-    text = _HEADER.sub(rf"\1{HIDDEN}", text)
-    text = _BEARER.sub(rf"\1{HIDDEN}", text)
-    if _NAMED.search(text):
-        text = _FLAG_IN_TEXT.sub(lambda m: m[1] + m[2] + _hidden(m[3]), text)
-        text = _ASSIGNED.sub(lambda m: m[1] + m[2] + _hidden(m[3]), text)
-    text = _URL_PASSWORD.sub(rf"\1{HIDDEN}\3", text)
-    return _SHAPES.sub(HIDDEN, text)
+    text = re.sub(_HEADER, rf"\1{HIDDEN}", text)
+    text = re.sub(_BEARER, rf"\1{HIDDEN}", text)
+    if re.search(_NAMED, text):
+        text = re.sub(_FLAG_IN_TEXT, lambda m: m[1] + m[2] + _hidden(m[3]), text)
+        text = re.sub(_ASSIGNED, lambda m: m[1] + m[2] + _hidden(m[3]), text)
+    text = re.sub(_URL_PASSWORD, rf"\1{HIDDEN}\3", text)
+    return re.sub(_SHAPES, HIDDEN, text)
 
 
 def _hidden(value: str) -> str:
@@ -130,12 +130,12 @@ def secrets_of(argv: Sequence[str], environ: Mapping[str, str] | None = None) ->
     return tuple(dict.fromkeys(v for v in found if len(v) >= 4))
 
 
-_SEQUENCES = re.compile(
+_SEQUENCES = (
     r"(?:\x1b\[|\x9b)[0-?]*[ -/]*[@-~]"  # CSI
     r"|(?:\x1b[\]PX^_]|[\x90\x98\x9d\x9e\x9f])[^\x07\x1b\x9c]*(?:\x07|\x1b\\|\x9c|$)"  # OSC, DCS, SOS, PM, APC
     r"|\x1b[ -/]*[0-~]?"  # two-character escapes, and a lone ESC
 )
-_CONTROLS = re.compile(
+_CONTROLS = (
     r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2028\u2029\u2066-\u2069\ud800-\udfff]"
 )
 
@@ -146,6 +146,6 @@ def clean(text: str) -> str:
     Tabs and newlines stay; a carriage return (progress bars) becomes a newline.
     """
     text = text.replace("\r\n", "\n")
-    text = _SEQUENCES.sub("", text)
+    text = re.sub(_SEQUENCES, "", text)
     text = text.replace("\r", "\n")
-    return _CONTROLS.sub("", text)
+    return re.sub(_CONTROLS, "", text)

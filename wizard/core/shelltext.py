@@ -7,8 +7,7 @@ redirections. Expansions (``$X``, back-ticks) are not performed: such a word is 
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 Kind = Literal["word", "operator", "redirection"]
 
@@ -17,8 +16,7 @@ _REDIRECTION = re.compile(r"(\d*)(&>>|&>|>>|>&|>\||<<<|<<-?|<&|<>|>|<)")
 _BLANK = " \t\r"
 
 
-@dataclass(frozen=True)
-class Word:
+class Word(NamedTuple):
     """``text[start:end]`` is the word as written, ``value`` what the shell would pass on.
 
     ``plain`` False: it holds an expansion or an unclosed quote, so ``value`` is only its text.
