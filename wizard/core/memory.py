@@ -1,7 +1,7 @@
 """How SGLang divides a card's memory, and which fraction would make a start succeed.
 
 All sizes are GiB (what SGLang prints as "GB") of one rank, ``gpu_mib`` is the card's size in MiB. Pool
-size: ``avail_after - (avail_before + 0.10) * (1 - f)``, within 0.002 GiB on 19 recorded starts of
+size: ``avail_after - (avail_before + 0.10) * (1 - f)``, within 0.0022 GiB on 11 recorded starts of
 0.5.17 on an H200. Defaults: read from the wheels of 0.4.0-0.5.23 (server_args.py; from 0.5.14
 arg_groups/memory_hook.py).
 """
