@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
+from textual import events
 
 from tests.tui import samples
 from tests.tui.stage import SIZES, shown
@@ -487,3 +488,14 @@ async def test_an_unchanged_state_repaints_nothing(monkeypatch: pytest.MonkeyPat
         await view.put(samples.classify(samples.snapshot(5.0, requests__queued=32)))
         assert painted, "a change does repaint"
         assert all(region.height == 1 for _, regions, _ in painted for region in regions)  # type: ignore[attr-defined]
+
+
+async def test_a_storm_of_keys_breaks_nothing() -> None:
+    async with shown(samples.classify()) as view:
+        for _ in range(30):
+            for key in ("e", "end", "b", "w", "escape", "l", "end", "b", "question_mark", "b"):
+                view.app.post_message(events.Key(key, key if len(key) == 1 else None))
+        await view.settle()
+        assert view.app.is_running
+        await view.press("escape")
+        assert any(text in view.screen for text in ("Requests wait too long", "Looking for SGLang servers"))

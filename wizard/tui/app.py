@@ -37,6 +37,9 @@ EngineFactory = Callable[..., Any]
 LIVE = ("classify", "diagnose")
 """Screens that show live readings: the engine looks again each second while one is in front."""
 
+PAINT_FIRST_S = 0.04
+"""The engine's imports share the interpreter with the first paint; measured, they delay it by up to 100 ms."""
+
 FUSE_S = 2.0
 """A stalled link blocks Textual's loop (its writer queue fills): after this the process ends anyway."""
 
@@ -83,7 +86,7 @@ class WizardApp(App[int]):
 
     def on_mount(self) -> None:
         self._catch_signals()
-        self.call_after_refresh(self._start_engine)
+        self.call_after_refresh(lambda: self.set_timer(PAINT_FIRST_S, self._start_engine))
 
     def _start_engine(self) -> None:
         self.run_worker(self._make_engine, thread=True, exit_on_error=False, name="engine", group="engine")
@@ -208,9 +211,10 @@ class WizardApp(App[int]):
                 self.push_screen(self._make(kind))
             else:
                 self.switch_screen(self._make(kind))
-        for screen in self.screen_stack:
-            if isinstance(screen, Frame):
-                screen.draw_all()
+        # Only the one in front: Textual repaints the front screen for each change of the one behind it.
+        # Those behind draw themselves when they come back (ScreenResume).
+        if isinstance(self.screen, Frame):
+            self.screen.draw_all()
         self._watch()
 
     def _make(self, kind: str) -> Screen[Any]:

@@ -14,7 +14,7 @@ from textual.screen import Screen
 from wizard.tui.format import EMPTY, Line, line, wrap
 from wizard.tui.widgets.footer import Footer, footer_lines
 from wizard.tui.widgets.header import Header, header_lines
-from wizard.tui.widgets.rows import Lines
+from wizard.tui.widgets.rows import ROLES, Lines, role_class
 
 if TYPE_CHECKING:
     from wizard.core.session import SessionState
@@ -29,7 +29,7 @@ class Body(VerticalScroll, can_focus=False):
 
     def watch_scroll_y(self, old_value: float, new_value: float) -> None:
         super().watch_scroll_y(old_value, new_value)
-        if isinstance(self.screen, Frame):
+        if self.is_attached and isinstance(self.screen, Frame):  # a closing screen still scrolls
             self.call_after_refresh(self.screen.show_footer)
 
 
@@ -42,6 +42,7 @@ class Frame(Screen[Any]):
     help_text: ClassVar[str] = ""
     is_overlay: ClassVar[bool] = False
     AUTO_FOCUS = "Choices"
+    COMPONENT_CLASSES: ClassVar[set[str]] = {role_class(role) for role in ROLES}
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("pagedown", "page(1)", show=False, id="page.down"),
         Binding("pageup", "page(-1)", show=False, id="page.up"),

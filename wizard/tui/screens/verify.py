@@ -93,7 +93,8 @@ class VerifyScreen(Frame):
             self.clock = None
 
     def _tick(self) -> None:
-        self.query_one("#text", Lines).renew()
+        if self.app.screen is self:
+            self.query_one("#text", Lines).renew()
 
     def keys(self) -> Sequence[tuple[str, str]]:
         run = self.state.run if self.state else None

@@ -6,8 +6,6 @@ dirty region. Text is never parsed as markup.
 
 from __future__ import annotations
 
-from typing import ClassVar
-
 from rich.segment import Segment
 from rich.style import Style
 from textual import events
@@ -20,6 +18,10 @@ from wizard.tui.format import Build, Line, clean, cut, plain
 ROLES = ("dim", "strong", "good", "bad", "warn", "key", "rule", "cursor", "title")
 
 
+def role_class(role: str) -> str:
+    return f"role--{role}"
+
+
 def nothing(width: int) -> list[Line]:
     return []
 
@@ -27,19 +29,7 @@ def nothing(width: int) -> list[Line]:
 class Lines(Widget):
     """Shows what ``build`` gives for its width; ``show`` replaces it."""
 
-    COMPONENT_CLASSES: ClassVar[set[str]] = {f"lines--{role}" for role in ROLES}
-    DEFAULT_CSS = """
-    Lines { height: auto; width: 1fr; }
-    Lines > .lines--dim { text-style: dim; }
-    Lines > .lines--rule { text-style: dim; }
-    Lines > .lines--strong { text-style: bold; }
-    Lines > .lines--title { text-style: bold; }
-    Lines > .lines--key { text-style: bold; }
-    Lines > .lines--good { color: $success; }
-    Lines > .lines--bad { color: $error; text-style: bold; }
-    Lines > .lines--warn { color: $warning; text-style: bold; }
-    Lines > .lines--cursor { text-style: reverse; }
-    """
+    DEFAULT_CSS = "Lines { height: auto; width: 1fr; }"
 
     def __init__(self, build: Build = nothing, *, id: str | None = None, classes: str | None = None) -> None:
         super().__init__(id=id, classes=classes)
@@ -99,6 +89,7 @@ class Lines(Widget):
         return Strip(segments).adjust_cell_length(width, base)
 
     def _style(self, role: str, base: Style) -> Style:
-        if role not in ROLES:
+        """Roles are components of the screen, not of each widget: nine styles to work out instead of sixty."""
+        if role not in ROLES or role_class(role) not in self.screen.COMPONENT_CLASSES:
             return base
-        return base + self.get_component_rich_style(f"lines--{role}", partial=True)
+        return base + self.screen.get_component_rich_style(role_class(role), partial=True)
