@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+import os
 import time
 from array import array
 from collections import Counter
@@ -61,20 +62,28 @@ async def measure(
     api_key: str | None = None,
     progress: Progress | None = None,
     stop: asyncio.Event | None = None,
-    salt: str = "",
+    salt: str | None = None,
 ) -> Measurement:
     """Run ``workload`` against a server and say what its clients saw.
 
     ``progress`` gets a short line about once a second. ``stop`` ends it early: the windows that are whole by
-    then are given. ``salt`` gives fresh prompts, for a server that has seen this workload before. At the end
-    requests in flight are given up (their connections are closed, SGLang then aborts them). A server without
+    then are given. Lengths and their order come from the workload's seed; the token ids are fresh in each call
+    unless ``salt`` fixes them, because a server that saw these prompts before answers them from its prefix
+    cache (a second run of the same prompts on one server gave 10 % more tokens a second). At the end requests in
+    flight are given up: their connections are closed, and SGLang then aborts them. A server without
     ``/generate`` is asked on ``/v1/completions``.
 
     Raises MeasureError when the server cannot be reached, refuses, or disappears meanwhile.
     """
     _check(workload)
     address = Address.parse(base_url)
-    run = _Run(address, await choose_api(address, api_key), workload, api_key, salt)
+    run = _Run(
+        address,
+        await choose_api(address, api_key),
+        workload,
+        api_key,
+        os.urandom(8).hex() if salt is None else salt,
+    )
     return await run.conduct(progress or (lambda line: None), stop or asyncio.Event())
 
 

@@ -39,21 +39,22 @@ def requests(workload: Workload, salt: str = "") -> Iterator[RequestSpec]:
     """The endless sequence of a workload's requests; equal workloads and salts give equal sequences.
 
     Without a shared prefix no two prompts have more than their first token in common, so a prefix cache finds
-    nothing to reuse. ``salt`` gives other prompts of the same shape: for a server that was measured before
-    and still has the first prompts in its cache. Ids are in [FIRST_ID, END_ID).
+    nothing to reuse. ``salt`` gives other prompts of the same lengths in the same order: the same work for a
+    server that was measured before and still has the first prompts in its cache. Ids are in
+    [FIRST_ID, END_ID).
     """
     ids = range(FIRST_ID, END_ID)
     rng = random.Random(f"{workload.seed}:{salt}")
     first, second = rng.randrange(len(ids)), rng.randrange(len(ids))
     share = min(1.0, max(0.0, workload.shared_prefix_share))
     longest = _jittered(workload.input_tokens, workload.length_jitter, 1.0)
-    common = random.Random(f"{workload.seed}:common").choices(ids, k=longest) if share else []
+    common = random.Random(f"{workload.seed}:{salt}:common").choices(ids, k=longest) if share else []
     number = 0
     while True:
-        rng = random.Random(f"{workload.seed}:{salt}:{number}")
-        length = _jittered(workload.input_tokens, workload.length_jitter, rng.uniform(-1, 1))
-        output = _jittered(workload.output_tokens, workload.length_jitter, rng.uniform(-1, 1))
-        prompt = rng.choices(ids, k=length)
+        lengths = random.Random(f"{workload.seed}:{number}")
+        length = _jittered(workload.input_tokens, workload.length_jitter, lengths.uniform(-1, 1))
+        output = _jittered(workload.output_tokens, workload.length_jitter, lengths.uniform(-1, 1))
+        prompt = random.Random(f"{workload.seed}:{salt}:{number}").choices(ids, k=length)
         prompt[: int(length * share)] = common[: int(length * share)]
         own = int(length * share)
         if own < length:
