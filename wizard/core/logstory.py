@@ -1,0 +1,297 @@
+"""A log read line by line into one story: how far the start got, its numbers, its load, what failed.
+
+Pure and bounded: a line goes in, a few numbers stay. Shapes were read off real servers (0.5.10 to 0.5.23 on
+the CPU, 0.5.17 on an H200) and off log excerpts down to 0.4.0. A second start in the same file begins a
+new story.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import deque
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+from wizard.core.logtext import LINE_CAP, Hit, Line, Signature, first_match, read_line
+from wizard.core.serverargs import MARK, parse_server_args
+
+PHASES = ("starting", "loading", "kv_allocation", "capture", "ready", "serving", "ended")
+MOST_SAMPLES = 50_000
+RESTART_GAP_S = 30.0
+
+_UNIT_GB = {"KiB": 1 / 1024**2, "MiB": 1 / 1024, "GiB": 1.0, "KB": 1 / 1024**2, "MB": 1 / 1024, "GB": 1.0}
+_NUMBER = r"(-?\d{1,12}(?:\.\d{1,9})?)"
+_SIZE = r"(\d{1,9}(?:\.\d{1,9})?) ([KMG]i?B)"
+_AVAIL = re.compile(rf"avail mem={_NUMBER} GB")
+_USED = re.compile(rf"mem usage={_NUMBER} GB")
+_TOKENS = re.compile(r"#tokens: (\d{1,12})")
+_POOL_PART = re.compile(rf"\b(?:K|V|KV) size: {_NUMBER} GB")
+_SUMMARY = re.compile(
+    r"\b(max_total_num_tokens|max_running_requests|context_len|chunked_prefill_size)=(\d{1,12})"
+)
+_SUMMARY_AVAIL = re.compile(rf"available_(?:gpu|cpu)_mem={_NUMBER} GB")
+_GRAPH = re.compile(r"Capture [\w \-]{0,60}graph (begin|end)", re.I)
+_RUNNING = re.compile(r"#running-req: (\d{1,9})")
+_QUEUED = re.compile(r"#queue-req: (\d{1,9})")
+_USAGE = re.compile(r"(?:token|mamba) usage: (\d{1,3}\.\d{1,4})")
+_GRAPH_USED = re.compile(r"\b(?:cuda|cpu|npu|musa|xpu|hip) graph: (True|False)")
+_RETRACTED = re.compile(r"#retracted_reqs: (\d{1,9})")
+_TRIED = re.compile(rf"Tried to allocate {_SIZE}")
+_CAPACITY = re.compile(rf"total capaci?ty of {_SIZE} of which {_SIZE} is free")
+_CAPACITY_OLD = re.compile(rf"{_SIZE} total capacity;.{{0,80}}?{_SIZE} free")
+_OTHERS = re.compile(rf"Process \d{{1,10}} has {_SIZE} memory in use")
+_NEEDED = re.compile(rf"Raise --mem-fraction-static above {_NUMBER}")
+_BIND = re.compile(r"attempting to bind on address \('[^']{0,80}', (\d{1,5})")
+_FRAME = re.compile(r", in (\w{1,80})$")
+_ACCESS = re.compile(r'HTTP/1\.\d" ([1-5])\d\d')
+
+_FRAME_PHASES: tuple[tuple[str, re.Pattern[str]], ...] = (
+    ("capture", re.compile(r"^(?:capture\w*|init_\w*(?:cuda|device)_graphs?|_capture\w*|kernel_warmup)$")),
+    (
+        "kv_allocation",
+        re.compile(r"^(?:\w*init_\w*memory_pools?|_?alloc_memory_pool|_create_\w*buffers?|_init_pools?)$"),
+    ),
+    ("loading", re.compile(r"^(?:load_model|_?initialize_model|load_weights|create_weights|_load_\w{1,40})$")),
+    (
+        "serving",
+        re.compile(r"^(?:event_loop\w*|run_batch|forward_(?:extend|decode|thread\w*|batch_\w*)|process_batch\w*)$"),
+    ),
+)
+
+
+@dataclass(frozen=True)
+class Batch:
+    """One Prefill or Decode batch line."""
+
+    stamp: float | None
+    decode: bool
+    running: int | None
+    queued: int | None
+    usage: float | None
+    graph: bool | None
+
+
+@dataclass
+class Story:
+    """What the lines since the last start said. Sizes in GiB; a field is None until a line said it."""
+
+    phase: str = "starting"
+    start_line: int = 0
+    last_line: int = 0
+    settings: dict[str, Any] = field(default_factory=dict)
+    settings_line: int = 0
+    numbers: dict[str, tuple[float, int]] = field(default_factory=dict)
+    """Name of a reading -> its number and the line it stood in."""
+    hits: dict[str, Hit] = field(default_factory=dict)
+    fired_up: bool = False
+    draining: bool = False
+    batches: deque[Batch] = field(default_factory=lambda: deque(maxlen=MOST_SAMPLES))
+    retractions: deque[tuple[float | None, int]] = field(default_factory=lambda: deque(maxlen=MOST_SAMPLES))
+    retracted: int = 0
+    first_stamp: float | None = None
+    last_stamp: float | None = None
+    graph_gb: float = 0.0
+
+    @property
+    def ordered_hits(self) -> list[Hit]:
+        return sorted(self.hits.values(), key=lambda h: h.number)
+
+
+class LogReader:
+    """Feed it lines; ``story`` is of the last start. ``feed`` never raises, whatever the line holds."""
+
+    def __init__(self, signatures: Iterable[Signature] = ()) -> None:
+        self._signatures = tuple(signatures)
+        self._frame_phase = ""
+        self._in_traceback = False
+        self._retract_keys: tuple[float | None, set[str]] = (None, set())
+        self.story = Story()
+
+    def feed(self, raw: str, number: int) -> None:
+        if MARK in raw:
+            self._start(raw, number)
+        line = read_line(raw[:LINE_CAP], number)
+        if not line.text.strip():
+            return
+        story = self.story
+        story.last_line = number
+        if line.stamp is not None:
+            story.first_stamp = story.first_stamp if story.first_stamp is not None else line.stamp
+            story.last_stamp = line.stamp
+        text = line.text
+        if "atch" in text and self._batch(line):
+            return
+        access = _ACCESS.search(text)
+        if access is not None:
+            if not story.settings:
+                self._advance("serving")  # an excerpt that begins after the start
+            if access[1] in "123":
+                return
+        self._traceback(line)
+        self._facts(line)
+        self._signs(line)
+
+    def _start(self, raw: str, number: int) -> None:
+        """A ``server_args=`` line: of this start, of another node that starts too, or of the next start."""
+        settings = parse_server_args(raw[: 32 * LINE_CAP])
+        if not settings:
+            return
+        story, stamp = self.story, read_line(raw[:240], number).stamp
+        over = bool(story.settings) and (
+            story.fired_up
+            or story.phase == "ended"
+            or any(h.signature.role in ("lead", "victim") for h in story.hits.values())
+            or (stamp is not None and story.last_stamp is not None and stamp - story.last_stamp > RESTART_GAP_S)
+        )
+        if over:
+            self._begin(number)
+        if not self.story.settings:
+            self.story.settings, self.story.settings_line = settings, number
+
+    def _begin(self, number: int) -> None:
+        self.story = Story(start_line=number)
+        self._frame_phase, self._in_traceback = "", False
+
+    def _advance(self, phase: str) -> None:
+        if PHASES.index(phase) > PHASES.index(self.story.phase):
+            self.story.phase = phase
+
+    def _note(self, name: str, x: float, number: int, keep: bool = True) -> None:
+        if not keep or name not in self.story.numbers:
+            self.story.numbers[name] = (x, number)
+
+    def _batch(self, line: Line) -> bool:
+        text = line.text
+        decode = text.startswith("Decode batch")
+        if not decode and not text.startswith("Prefill batch"):
+            return False
+        running, queued = _RUNNING.search(text), _QUEUED.search(text)
+        usages = [float(u) for u in _USAGE.findall(text)]
+        graph = _GRAPH_USED.search(text)
+        story = self.story
+        if story.fired_up or not story.settings:
+            self._advance("serving")
+        story.batches.append(
+            Batch(
+                line.stamp,
+                decode,
+                int(running[1]) if running else None,
+                int(queued[1]) if queued else None,
+                min(1.0, max(usages)) if usages else None,
+                graph[1] == "True" if graph and decode else None,
+            )
+        )
+        return True
+
+    def _traceback(self, line: Line) -> None:
+        text = line.text
+        if "Traceback (most recent call last)" in text:
+            self._in_traceback, self._frame_phase = True, ""
+        elif line.stamp is not None:
+            self._in_traceback = False
+        elif self._in_traceback and text.startswith("  File "):
+            frame = _FRAME.search(text.rstrip())
+            if frame is not None:
+                for rank, (phase, pattern) in enumerate(_FRAME_PHASES):
+                    known = [p for p, _ in _FRAME_PHASES[:rank]]
+                    if pattern.match(frame[1]) and self._frame_phase not in known:
+                        self._frame_phase = phase
+                        break
+
+    def _facts(self, line: Line) -> None:
+        story, text, number = self.story, line.text, line.number
+        if "fired up and ready to roll" in text:
+            story.fired_up = True
+            self._advance("ready")
+        elif text.startswith("usage: ") or ("launch_server.py:" in text and "UserWarning" in text):
+            if story.fired_up or story.phase == "ended" or (story.settings and story.hits):
+                self._begin(number)
+        elif "SIGTERM received" in text:
+            story.draining = True
+        elif "Finished server process" in text:
+            if not any(h.signature.role == "lead" for h in story.hits.values()):
+                self._advance("ended")
+        elif "Load weight begin" in text:
+            self._advance("loading")
+            self._memory("log.avail_before_load_gb", _AVAIL, line, lowest=True)
+        elif "Load weight end" in text:
+            self._advance("kv_allocation")
+            self._memory("log.avail_after_load_gb", _AVAIL, line, lowest=True)
+            self._memory("weights.memory_gb", _USED, line)
+        elif "#tokens:" in text and "allocated" in text:
+            self._pool(line)
+        elif "Memory pool end" in text:
+            self._advance("kv_allocation")
+        elif "raph " in text and (capture := _GRAPH.search(text)):
+            self._advance("capture")
+            used = _USED.search(text)
+            if capture[1].lower() == "end" and used and not _other_rank(line):
+                story.graph_gb += max(0.0, float(used[1]))
+                self._note("graph.memory_gb", round(story.graph_gb, 3), number, keep=False)
+        elif "max_total_num_tokens=" in text:
+            for name, value in _SUMMARY.findall(text):
+                self._note(name, float(value), number)
+            self._memory("server.available_memory_gb", _SUMMARY_AVAIL, line, lowest=True)
+        elif "retracted_reqs:" in text and (match := _RETRACTED.search(text)):
+            self._retraction(line, int(match[1]))
+        if "llocate" in text and (match := _TRIED.search(text)):
+            self._out_of_memory(text, match, number)
+        if "mem-fraction-static above" in text and (match := _NEEDED.search(text)):
+            self._note("log.needed_fraction", float(match[1]), number)
+        if "attempting to bind" in text and (match := _BIND.search(text)):
+            self._note("log.port_taken", float(match[1]), number)
+
+    def _memory(self, name: str, pattern: re.Pattern[str], line: Line, lowest: bool = False) -> None:
+        """Ranks print the same fact each: the tightest rank counts for what is free, the largest for use."""
+        match = pattern.search(line.text)
+        if match is None:
+            return
+        x, known = float(match[1]), self.story.numbers.get(name)
+        if known is None or (line.ranks and (x < known[0] if lowest else x > known[0])):
+            self.story.numbers[name] = (x, line.number)
+
+    def _pool(self, line: Line) -> None:
+        sizes = [float(s) for s in _POOL_PART.findall(line.text)]
+        tokens = _TOKENS.search(line.text)
+        if sizes and tokens:
+            self._note("kv.pool_gb", round(sum(sizes), 3), line.number)
+            self._note("pool_tokens", float(tokens[1]), line.number)
+
+    def _retraction(self, line: Line, count: int) -> None:
+        stamp, seen = self._retract_keys
+        if stamp != line.stamp or line.stamp is None:
+            seen = set()
+        self._retract_keys = (line.stamp, seen)
+        if line.stamp is not None and line.text in seen:
+            return  # every rank of a group says it
+        seen.add(line.text)
+        self.story.retracted += count
+        self.story.retractions.append((line.stamp, count))
+
+    def _out_of_memory(self, text: str, tried: re.Match[str], number: int) -> None:
+        if "log.oom_tried_gb" in self.story.numbers:
+            return
+        self._note("log.oom_tried_gb", _gb(tried[1], tried[2]), number)
+        capacity = _CAPACITY.search(text) or _CAPACITY_OLD.search(text)
+        if capacity is not None:
+            self._note("log.oom_total_gb", _gb(capacity[1], capacity[2]), number)
+            self._note("log.oom_free_gb", _gb(capacity[3], capacity[4]), number)
+            others = sum(_gb(size, unit) for size, unit in _OTHERS.findall(text))
+            if others or "this process has" in text:
+                self._note("log.oom_other_gb", round(others, 3), number)
+
+    def _signs(self, line: Line) -> None:
+        story = self.story
+        phase = self._frame_phase or story.phase
+        found = first_match(self._signatures, line.text, phase)
+        if found is not None and found.id not in story.hits:
+            story.hits[found.id] = Hit(found, line.number, line.text.strip(), phase)
+
+
+def _other_rank(line: Line) -> bool:
+    return "TP" in line.ranks and "TP0" not in line.ranks.split()
+
+
+def _gb(size: str, unit: str) -> float:
+    return round(float(size) * _UNIT_GB[unit], 4)
