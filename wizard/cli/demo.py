@@ -28,9 +28,9 @@ def run(args: argparse.Namespace) -> int:
     with Stage(scenario) as stage:
         if headless:
             return asyncio.run(_headless(args, stage))
-        from wizard.cli.screen import show
+        from importlib import import_module
 
-        return show(args, stage.target)
+        return int(import_module("wizard.screen").show(args, stage.target))
 
 
 async def _headless(args: argparse.Namespace, stage: object) -> int:
@@ -42,7 +42,7 @@ async def _headless(args: argparse.Namespace, stage: object) -> int:
     from wizard.session.driver import Driver
 
     assert isinstance(stage, Stage)
-    words = ["fix", "--yes", "--drain", "20", "--ready-limit", "60", "--windows", "5", "--window-s", "2"]
+    words = ["fix", "--yes", "--drain", "20", "--ready-limit", "60", "--windows", "5", "--window-s", "1.6"]
     for change in stage.scenario.forced:
         words += ["--set", change]
     options = build_parser().parse_args(words)

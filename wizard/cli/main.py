@@ -144,7 +144,7 @@ _MODULES = {
     "probe": "wizard.cli.probe",
     "flows": "wizard.cli.flows",
     "sessions": "wizard.cli.sessions",
-    None: "wizard.cli.screen",
+    None: "wizard.screen",
 }
 
 

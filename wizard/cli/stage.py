@@ -90,7 +90,7 @@ class Stage:
     """A running scenario. Use as a context manager."""
 
     scenario: Scenario
-    start_s: float = 3.0
+    start_s: float = 2.0
     folder: Path = field(default_factory=Path)
     port: int = 0
     target: Target | None = None

@@ -6,6 +6,7 @@ import difflib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import yaml
 
@@ -183,8 +184,8 @@ def read(path: Path, shown_as: str, problems: list[Problem]) -> Doc | None:
                 return None
         node = yaml.compose(text, Loader=_LOADER)
     except yaml.MarkedYAMLError as error:
-        at = error.problem_mark or error.context_mark
-        mark = Mark(shown_as, at.line + 1, at.column + 1) if at is not None else start
+        at: Any = error.problem_mark or error.context_mark
+        mark = Mark(shown_as, at.line + 1, at.column + 1) if at else start
         problems.append(Problem(mark, f"is not YAML: {error.problem or error.context}"))
         return None
     except (yaml.YAMLError, RecursionError) as error:

@@ -148,7 +148,9 @@ def examine(ctx: ProbeContext) -> ProbeResult:
     path = log_path_of(target)
     if path is None:
         if target.remote:
-            raise NoData("the server runs on another machine, and so its log", "copy it here and give --log FILE")
+            raise NoData(
+                "the server runs on another machine, and so its log", "copy it here and give --log FILE"
+            )
         raise NoData(
             "the server's output goes to no file that can be read",
             "start it with its output in a file, or give --log FILE",

@@ -195,11 +195,11 @@ class Driver:
 
     async def _port_freed(self) -> bool:
         """Wait for the person to free the port, saying who holds it; False when that took too long."""
-        from wizard.server import ports
+        from wizard.server.ports import port_state
 
         target = self.state.target or Target()
         for waited in range(int(PORT_WAIT_S / PORT_POLL_S)):
-            state = await asyncio.to_thread(ports.port_state, target.host, target.port)
+            state = await asyncio.to_thread(port_state, target.host, target.port)
             if state.state == "free":
                 return True
             if waited % 20 == 0:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from wizard.core.argv import CommandLine, parse, set_flag, split, unset_flag, validate
 from wizard.core.argv import diff as argv_diff
 from wizard.core.expr import Env, parse_template, show
-from wizard.core.flags import Catalogue
+from wizard.core.flags import Catalogue, snake
 from wizard.core.flow import Cause, Change, FlowBook, Remedy
 from wizard.core.plan import FlagChange, Plan, VerifyGoal
 from wizard.core.reading import Snapshot
@@ -198,7 +198,7 @@ def _plan(
         for c in argv_diff(old, new, catalogue)
     )
     before = {(p.kind, p.flag) for p in validate(old, catalogue)}
-    fresh = [p for p in validate(new, catalogue) if (p.kind, p.flag) not in before and p.kind != "deprecated"]
+    fresh = [p for p in validate(new, catalogue) if p.fatal and (p.kind, p.flag) not in before]
     checks = (("flags", not fresh, "; ".join(p.message for p in fresh) or f"valid for {catalogue.version}"),)
     goal = remedy.goal or VerifyGoal("ready")
     if not target.is_live:
@@ -237,7 +237,7 @@ def forced_offer(target: Target, catalogue: Catalogue, changes: Sequence[tuple[s
         spec = catalogue.flag_for(name.lstrip("-").replace("-", "_"))
         if spec is None:
             raise ValueError(f"SGLang {catalogue.version} has no flag {name}")
-        moves.append(Move(spec.flag, spec.flag, value, "you asked for it", True))
+        moves.append(Move(snake(spec.flag), spec.flag, value, "you asked for it", True))
     words = parse_template("You asked for this change.")
     goal = VerifyGoal("throughput.output", watch=("ttft.p50", "itl.p99", "requests.failed"))
     remedy = Remedy(

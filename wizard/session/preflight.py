@@ -42,17 +42,18 @@ def port_of(argv: tuple[str, ...], default: int) -> int:
 
 
 def _port(plan: Plan, target: Target) -> Check:
-    from wizard.server import ports, proc
+    from wizard.server.ports import port_state
+    from wizard.server.proc import descendants
 
     port = port_of(plan.new_argv, target.port)
     if not 0 < port < 65536:
         return ("port", False, f"{port} is not a port")
-    state = ports.port_state(target.host, port)
+    state = port_state(target.host, port)
     if state.state == "free":
         return ("port", True, f"{port} is free")
     owner = state.owner
     if owner is not None and target.identity is not None:
-        tree = {target.identity.pid, *(i.pid for i in proc.descendants(target.identity.pid))}
+        tree = {target.identity.pid, *(i.pid for i in descendants(target.identity.pid))}
         if owner.pid in tree:
             return ("port", True, f"{port} is the server's own")
     return ("port", False, f"{port} is taken by pid {owner.pid if owner else '?'}")

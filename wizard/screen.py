@@ -1,4 +1,7 @@
-"""``sgl-wizard`` without a command: the full screen, or lines where there is no terminal for it."""
+"""``sgl-wizard`` without a command: the full screen, or lines where there is no terminal for it.
+
+The one place where cli and tui meet; they do not know each other.
+"""
 
 from __future__ import annotations
 
@@ -55,4 +58,4 @@ def show(args: argparse.Namespace, target: Target | None, *, resume: str | None 
             on_targets=on_targets,
         )
 
-    return run_app(engine, resume=resume)
+    return int(run_app(engine, resume=resume))

@@ -1,0 +1,251 @@
+"""What the server says of itself, and what its command line says: version, limits, model, memory.
+
+/server_info (0.5.6+; /get_server_info before) hangs when the scheduler hangs, so it has a short
+time-out of its own and the command line stands in for it. Values given on the command line are told
+apart from those SGLang chose: only the former are somebody's decision.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from typing import Any
+
+from wizard.core.argv import CommandLine, parse, split
+from wizard.core.memory import default_fraction, default_max_running_requests
+from wizard.core.reading import Outcome, ProbeResult, Scalar, Trust, Value
+from wizard.core.target import Target
+from wizard.probes.base import NoData, ProbeContext, ProbeSpec
+from wizard.probes.web import WebError, get
+from wizard.server.catalogue import for_version
+
+INFO_S = 3.0
+GIB = 2**30
+
+_PLAIN = {
+    "server.mem_fraction_static": "mem_fraction_static",
+    "server.chunked_prefill_size": "chunked_prefill_size",
+    "server.schedule_policy": "schedule_policy",
+    "server.schedule_conservativeness": "schedule_conservativeness",
+    "server.disable_radix_cache": "disable_radix_cache",
+    "server.max_queued_requests": "max_queued_requests",
+    "server.tp_size": "tp_size",
+    "server.device": "device",
+    "server.host": "host",
+    "server.port": "port",
+    "server.status": "status",
+    "server.version": "version",
+}
+_SET = {
+    "server.max_running_requests_set": "max_running_requests",
+    "server.max_total_tokens_set": "max_total_tokens",
+    "server.mem_fraction_static_set": "mem_fraction_static",
+}
+_FROM_COMMAND: dict[str, tuple[str, type]] = {
+    "server.mem_fraction_static": ("mem_fraction_static", float),
+    "server.chunked_prefill_size": ("chunked_prefill_size", int),
+    "server.context_length": ("context_length", int),
+    "server.schedule_policy": ("schedule_policy", str),
+    "server.schedule_conservativeness": ("schedule_conservativeness", float),
+    "server.device": ("device", str),
+    "server.tp_size": ("tp_size", int),
+    "server.port": ("port", int),
+    "server.host": ("host", str),
+}
+
+
+class SglangProbe:
+    """Readings server.*, kv.capacity_tokens and memory of the target."""
+
+    spec = ProbeSpec("sglang", "SGLang", timeout_s=2 * INFO_S + 3, cost="GET /server_info")
+
+    async def read(self, ctx: ProbeContext) -> ProbeResult:
+        target = ctx.target
+        values: dict[str, Value] = {}
+        command = command_of(target)
+        if command is not None:
+            values.update(from_command(command, target))
+        info, reason = await _info(target)
+        if info:
+            values.update(from_info(info))
+            # what was typed stays what was typed: /server_info cannot tell it from a default
+            if command is None:
+                values.update(_set_by_launch_command(info))
+        if target.version is not None:
+            values.setdefault("server.version", Value(target.version, Trust.REPORTED, "installed package"))
+        if target.simulated:
+            values["server.simulated"] = Value(True, Trust.REPORTED, "command line")
+        values.update(_defaults(values, ctx))
+        if not values:
+            raise NoData(reason or "neither the server nor its command line can be seen")
+        return ProbeResult("sglang", Outcome.OK, values, reason)
+
+
+def command_of(target: Target) -> CommandLine | None:
+    """The target's command line as data, or None when it is not known."""
+    catalogue = for_version(target.version)
+    if target.launch is not None:
+        return parse(target.launch.argv, catalogue)
+    if target.command_text:
+        pasted = split(target.command_text)
+        return parse(pasted.argv, catalogue) if pasted.argv else None
+    return None
+
+
+def _typed(text: str, kind: type) -> Scalar | None:
+    try:
+        return kind(text)  # type: ignore[no-any-return]
+    except ValueError:
+        return None
+
+
+def from_command(command: CommandLine, target: Target) -> dict[str, Value]:
+    """What the command line alone says."""
+    source = "command line"
+    values = {"server.command_known": Value(target.launch is not None, Trust.MEASURED, source)}
+    for reading, (name, kind) in _FROM_COMMAND.items():
+        text = command.value(name)
+        x = _typed(text, kind) if text else None
+        if x is not None:
+            values[reading] = Value(x, Trust.REPORTED, source)
+    values.update(_set_values(command, source))
+    model = command.value("served_model_name") or command.value("model_path")
+    if model:
+        values["server.model"] = Value(model, Trust.REPORTED, source)
+    switches = {
+        "server.disable_radix_cache": "disable_radix_cache",
+        "server.cuda_graph_disabled": "disable_decode_cuda_graph",
+        "server.metrics_enabled": "enable_metrics",
+    }
+    for reading, name in switches.items():
+        values[reading] = Value(command.value(name) is not None, Trust.REPORTED, source)
+    return values
+
+
+def _set_values(command: CommandLine, source: str) -> dict[str, Value]:
+    values: dict[str, Value] = {}
+    for reading, name in _SET.items():
+        text = command.value(name)
+        x = _typed(text, float if "fraction" in name else int) if text else None
+        if x is not None:
+            values[reading] = Value(x, Trust.REPORTED, source)
+    return values
+
+
+def _set_by_launch_command(info: Mapping[str, Any]) -> dict[str, Value]:
+    """0.5.20+ tells its own arguments, for a server whose process cannot be seen."""
+    text = info.get("launch_command")
+    if not isinstance(text, str) or not text:
+        return {}
+    command = parse(split(text).argv or (), for_version(str(info.get("version") or "") or None))
+    return _set_values(command, "/server_info launch_command")
+
+
+async def _info(target: Target) -> tuple[dict[str, Any], str | None]:
+    if target.port == 0:
+        return {}, None
+    reason = None
+    for path in ("/server_info", "/get_server_info"):
+        try:
+            page = await get(target, path, INFO_S)
+            if page.status == 200:
+                return page.document(), None
+            reason = f"{path} answered {page.status}"
+            if page.status in (401, 403):
+                return {}, f"{reason}: it wants the server's API key"
+        except WebError as error:
+            if error.kind == "timed_out":
+                return {}, f"{error}: the scheduler may hang"
+            reason = str(error)
+            if error.kind == "refused":
+                return {}, reason
+        await asyncio.sleep(0)
+    return {}, reason
+
+
+def from_info(info: Mapping[str, Any]) -> dict[str, Value]:
+    """/server_info as readings. Odd or missing fields are left out."""
+    source = "/server_info"
+    values: dict[str, Value] = {}
+
+    def put(name: str, x: object) -> None:
+        if isinstance(x, (bool, int, float, str)) and x != "":
+            values[name] = Value(x, Trust.REPORTED, source)
+
+    for reading, key in _PLAIN.items():
+        put(reading, info.get(key))
+    put("server.model", info.get("served_model_name") or info.get("model_path"))
+    put("server.simulated", info.get("simulated"))
+    put("server.metrics_enabled", info.get("enable_metrics"))
+    put("kv.capacity_tokens", info.get("max_total_num_tokens"))
+    put("server.context_length", _context_length(info))
+    disabled = _graphs_disabled(info)
+    if disabled is not None:
+        put("server.cuda_graph_disabled", disabled)
+    states = info.get("internal_states")
+    state = states[0] if isinstance(states, list) and states and isinstance(states[0], dict) else {}
+    put(
+        "server.max_running_requests",
+        state.get("effective_max_running_requests_per_dp") or info.get("max_running_requests"),
+    )
+    memory = state.get("memory_usage")
+    if isinstance(memory, dict):
+        put("weights.memory_gb", memory.get("weight"))
+        put("kv.pool_gb", memory.get("kvcache"))
+        put("server.available_memory_gb", memory.get("startup_available"))
+        graph = memory.get("graph")
+        if isinstance(graph, dict):
+            graph = round(sum(x for x in graph.values() if isinstance(x, (int, float))), 3)
+        put("graph.memory_gb", graph)
+        tokens, pool = info.get("max_total_num_tokens"), memory.get("kvcache")
+        if isinstance(tokens, int) and tokens > 0 and isinstance(pool, (int, float)) and pool > 0:
+            put("kv.cell_bytes", round(pool * GIB / tokens))
+    return values
+
+
+def _context_length(info: Mapping[str, Any]) -> object:
+    """The context in force: given, or the longest input plus the few tokens SGLang keeps back (0.5.20: 6)."""
+    given = info.get("context_length")
+    if isinstance(given, int):
+        return given
+    longest, pool = info.get("max_req_input_len"), info.get("max_total_num_tokens")
+    if not isinstance(longest, int):
+        return None
+    return longest + 6 if not isinstance(pool, int) or longest + 6 <= pool else None
+
+
+def _graphs_disabled(info: Mapping[str, Any]) -> bool | None:
+    config = info.get("cuda_graph_config")
+    if isinstance(config, dict) and isinstance(config.get("decode"), dict):
+        return bool(config["decode"].get("backend") == "disabled")
+    backend = info.get("cuda_graph_backend_decode")
+    if isinstance(backend, str):
+        return backend == "disabled"
+    flag = info.get("disable_cuda_graph")
+    return flag if isinstance(flag, bool) else None
+
+
+def _defaults(values: Mapping[str, Value], ctx: ProbeContext) -> dict[str, Value]:
+    """What SGLang would choose by itself on this pool and card (core.memory has the sources)."""
+
+    def number(name: str) -> float | None:
+        value = values.get(name) or ctx.previous.get(name)
+        return float(value.x) if value is not None and isinstance(value.x, (int, float)) else None
+
+    found: dict[str, Value] = {}
+    tokens = number("kv.capacity_tokens")
+    context = number("server.context_length")
+    if tokens and context:
+        x = default_max_running_requests(int(tokens), int(context))
+        found["server.default_max_running_requests"] = Value(
+            x, Trust.ESTIMATED, "pool / context, SGLang's rule"
+        )
+    total = number("gpu.memory_total_gb")
+    version = values.get("server.version")
+    device = values.get("server.device")
+    if total and version is not None and (device is None or device.x != "cpu"):
+        fraction = default_fraction(str(version.x), total * 1024, tp_size=int(number("server.tp_size") or 1))
+        found["server.default_mem_fraction_static"] = Value(
+            fraction, Trust.ESTIMATED, "SGLang's rule for this card"
+        )
+    return found
