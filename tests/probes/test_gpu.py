@@ -17,14 +17,14 @@ import pynvml
 import pytest
 
 from wizard.core.reading import Outcome, Trust
-from wizard.core.target import Identity, Launch, Target
+from wizard.core.target import Launch, Target
 from wizard.core.vocabulary import VOCABULARY
-from wizard.probes import gpu, process
+from wizard.probes import gpu
 from wizard.probes.base import NoData, ProbeContext, Unavailable, run_probe
+from wizard.server.identity import identify
 
 GIB = 1 << 30
 NO_SUCH_PID = 2**22 + 7
-BOOT_ID = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
 DOWN = Target(launch=Launch(("python", "-m", "sglang.launch_server"), "/"))
 
 
@@ -78,9 +78,7 @@ def nvml(monkeypatch: pytest.MonkeyPatch) -> list[FakeCard]:
 def server() -> Iterator[Target]:
     """A process that stands for the target."""
     child = subprocess.Popen([sys.executable, "-c", "import sys; sys.stdin.read()"], stdin=subprocess.PIPE)
-    found = process.read_stat(child.pid)
-    assert found is not None
-    yield Target(identity=Identity(child.pid, found[1], BOOT_ID))
+    yield Target(identity=identify(child.pid))
     child.communicate()
 
 
@@ -282,12 +280,12 @@ def write_card(path: Path, **over: Any) -> Target:
 def test_simulated_card(tmp_path: Path, server: Target) -> None:
     assert server.identity is not None
     pid, start = server.identity.pid, server.identity.start_ticks
-    own = process.read_stat(os.getpid())
+    own = identify(os.getpid())
     assert own is not None
     path = tmp_path / "card.json"
     holders = [
         {"pid": pid, "start_ticks": start, "used_bytes": 60 * GIB, "name": "sglang::scheduler"},
-        {"pid": os.getpid(), "start_ticks": own[1], "used_bytes": 8 * GIB, "name": "train.py"},
+        {"pid": os.getpid(), "start_ticks": own.start_ticks, "used_bytes": 8 * GIB, "name": "train.py"},
         {"pid": pid, "start_ticks": start + 1, "used_bytes": 9 * GIB, "name": "an earlier life"},
         {"pid": NO_SUCH_PID, "start_ticks": 1, "used_bytes": 9 * GIB, "name": "dead"},
     ]

@@ -5,17 +5,17 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
 from wizard.core.reading import Outcome
-from wizard.core.target import Identity, Launch, Target
+from wizard.core.target import Launch, Target
 from wizard.core.vocabulary import VOCABULARY
-from wizard.probes import port, process
+from wizard.probes import port
 from wizard.probes.base import NoData, ProbeContext, run_probe
+from wizard.server import ports, proc
+from wizard.server.identity import identify
 
-BOOT_ID = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
 LAUNCH = Launch(("python", "-m", "sglang.launch_server"), "/")
 
 LISTEN = """
@@ -42,12 +42,6 @@ def squatter() -> Iterator[tuple[int, int]]:
     child.communicate("")
 
 
-def own_identity() -> Identity:
-    found = process.read_stat(os.getpid())
-    assert found is not None
-    return Identity(os.getpid(), found[1], BOOT_ID)
-
-
 def test_taken_by_somebody_else(squatter: tuple[int, int]) -> None:
     pid, number = squatter
     result = port.examine(Target(port=number, launch=LAUNCH))
@@ -62,29 +56,28 @@ def test_taken_by_somebody_else(squatter: tuple[int, int]) -> None:
     assert "hunter2" not in x["port.owner_command"]
     assert "--api-key" in x["port.owner_command"]
     assert x["port.suggested_free"] != number
-    assert port.can_bind("127.0.0.1", x["port.suggested_free"])
+    assert ports.can_bind("127.0.0.1", x["port.suggested_free"])
 
 
 def test_held_by_the_targets_own_child(squatter: tuple[int, int]) -> None:
     pid, number = squatter
-    x = {k: v.x for k, v in port.examine(Target(port=number, identity=own_identity())).values.items()}
+    x = {k: v.x for k, v in port.examine(Target(port=number, identity=identify(os.getpid()))).values.items()}
     assert x["port.owner_kind"] == "target"
     assert x["port.owner_is_target"] is True
     assert x["port.owner_pid"] == pid
 
 
 def test_free() -> None:
-    with socket.socket() as bound:  # bound but not listening: nobody else gets it meanwhile
-        bound.bind(("127.0.0.1", 0))
-        number = bound.getsockname()[1]
-        x = {k: v.x for k, v in port.examine(Target(port=number, launch=LAUNCH)).values.items()}
+    number = ports.suggest_free("127.0.0.1", 42000)
+    assert number is not None
+    x = {k: v.x for k, v in port.examine(Target(port=number, launch=LAUNCH)).values.items()}
     assert x["port.state"] == "free"
     assert "port.owner_pid" not in x
     assert "port.owner_is_target" not in x
 
 
 def test_an_owner_that_cannot_be_seen(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(port, "find_listeners", lambda: [port.Listener("0.0.0.0", 30000, None)])
+    monkeypatch.setattr(proc, "listeners", lambda number=None: [proc.Listener("0.0.0.0", 30000, None, "7")])
     result = port.examine(Target(port=30000, launch=LAUNCH))
     assert result.values["port.owner_kind"].x == "unknown"
     assert "port.owner_is_target" not in result.values
@@ -107,16 +100,18 @@ def test_kinds(command: str, kind: str) -> None:
     assert port.kind_of(4711, command, (4711,)) == "target"
 
 
-def test_suggestion_skips_what_is_taken_and_stays_a_port() -> None:
-    taken = [port.Listener("127.0.0.1", p, None) for p in range(30001, 30010)]
-    found = port.suggest_free("127.0.0.1", 30000, taken)
-    assert found is not None
-    assert 30010 <= found <= 30200
-    top = port.suggest_free("127.0.0.1", 65535, [])
-    assert top is not None
-    assert 65335 <= top < 65535
-    beyond = port.suggest_free("127.0.0.1", 99999, [])
-    assert beyond is None or beyond <= 65535
+def test_bound_by_nobody_that_can_be_seen() -> None:
+    with socket.socket() as bound:  # bound, not listening: no line in /proc/net/tcp names it
+        bound.bind(("127.0.0.1", 0))
+        result = port.examine(Target(port=bound.getsockname()[1], launch=LAUNCH))
+    assert result.values["port.state"].x == "listening"
+    assert result.values["port.owner_kind"].x == "unknown"
+    assert result.reason
+
+
+def test_a_number_that_is_no_port() -> None:
+    with pytest.raises(NoData, match="99999"):
+        port.examine(Target(port=99999, launch=LAUNCH))
 
 
 @pytest.mark.parametrize("target", [Target(remote=True), Target(log_path="server.log")])

@@ -15,8 +15,8 @@ from wizard.core.target import Identity, Launch, Target
 from wizard.core.vocabulary import VOCABULARY
 from wizard.probes import process
 from wizard.probes.base import NoData, ProbeContext, run_probe
-
-BOOT_ID = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+from wizard.server import proc
+from wizard.server.identity import identify as identity_of
 
 PARENT = """
 import subprocess, sys
@@ -36,9 +36,9 @@ def wait_until(look: Callable[[], bool], limit_s: float = 10.0) -> None:
 
 
 def identify(pid: int) -> Identity:
-    found = process.read_stat(pid)
+    found = identity_of(pid)
     assert found is not None
-    return Identity(pid, found[1], BOOT_ID)
+    return found
 
 
 @pytest.fixture
@@ -80,7 +80,7 @@ def test_a_stopped_child_is_counted(family: tuple[subprocess.Popen[str], int]) -
     target = Target(identity=identify(parent.pid))
     os.kill(child, signal.SIGSTOP)
     try:
-        wait_until(lambda: (process.read_stat(child) or ("", 0))[0] == "T")
+        wait_until(lambda: proc.state(child) == "T")
         assert process.examine(target).values["process.stopped_children"].x == 1
     finally:
         os.kill(child, signal.SIGCONT)
@@ -100,7 +100,7 @@ def test_a_zombie_is_not_alive() -> None:
     identity = identify(short.pid)
     assert short.stdin is not None
     short.stdin.close()
-    wait_until(lambda: (process.read_stat(short.pid) or ("", 0))[0] == "Z")
+    wait_until(lambda: proc.state(short.pid) == "Z")
     result = process.examine(Target(identity=identity))
     assert result.values["process.alive"].x is False
     assert result.values["process.state"].x == "zombie"
@@ -140,7 +140,7 @@ def test_stat_of_a_name_with_parentheses_and_spaces(tmp_path: Path) -> None:
     finally:
         running.kill()
         running.wait()
-    assert process.read_stat(running.pid) is None
+    assert not process.is_running(running.pid, 0)
 
 
 async def test_through_the_engine() -> None:

@@ -21,7 +21,8 @@ from typing import Any
 from wizard.core.reading import Outcome, ProbeResult, Trust, Value
 from wizard.core.target import Target
 from wizard.probes.base import NoData, ProbeContext, ProbeSpec, Unavailable, in_thread
-from wizard.probes.process import GIB, command_of, is_running, read_stat, tree_pids
+from wizard.probes.process import GIB, command_of, is_running, tree_pids
+from wizard.server import proc
 
 UNLISTED_BYTES = int(1.5 * GIB)
 """Memory in use beyond what the listed processes hold, more than the driver's own share explains: an H200 has
@@ -293,7 +294,7 @@ def describe_holder(pid: int, held_bytes: int | None) -> str:
     """``pid 4711 (python train.py) 61.0 GiB``."""
     command = command_of(pid)
     if not command:
-        command = "not visible from here: another container or pid namespace" if read_stat(pid) is None else "?"
+        command = "not visible from here: another container or pid namespace" if not proc.state(pid) else "?"
     command = command if len(command) <= 80 else command[:77] + "..."
     size = "memory unknown" if held_bytes is None else f"{held_bytes / GIB:.1f} GiB"
     return f"pid {pid} ({command}) {size}"
@@ -313,7 +314,7 @@ def _memory_readings(
             values[f"gpu.memory_{key}_gb"] = gib(amount)
     foreign = {pid: held for pid, held in card.holders.items() if pid not in tree}
     own = {pid: held for pid, held in card.holders.items() if pid in tree}
-    if tree and not own and any(read_stat(pid) is None for pid in foreign):
+    if tree and not own and any(not proc.state(pid) for pid in foreign):
         # NVML counts pids of the host; seen from a container the target's own pid looks foreign.
         return values, "the driver names pids of another namespace: whose memory it is cannot be told from here"
     unknown = [pid for pid, held in card.holders.items() if held is None]

@@ -16,7 +16,8 @@ from pathlib import Path, PurePosixPath
 from wizard.core.reading import Outcome, ProbeResult, Value
 from wizard.core.target import Target
 from wizard.probes.base import NoData, ProbeContext, ProbeSpec, in_thread
-from wizard.probes.process import GIB, is_alive
+from wizard.probes.process import GIB
+from wizard.server.identity import is_alive
 
 CPU_SAMPLE_S = 0.2
 

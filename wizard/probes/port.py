@@ -6,42 +6,18 @@ SGLang binds its port only after the model is loaded, so a taken port costs minu
 
 from __future__ import annotations
 
-import ipaddress
-import socket
-from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection
 from typing import Literal
 
 from wizard.core.reading import Outcome, ProbeResult, Value
 from wizard.core.target import Target
 from wizard.probes.base import NoData, ProbeContext, ProbeSpec, in_thread
 from wizard.probes.process import command_of, tree_pids
+from wizard.server import ports, proc
 
 Kind = Literal["target", "sglang", "other", "unknown"]
 
-SEARCH_SPAN = 200
-LAST_PORT = 65535
 _SGLANG_WORDS = ("sglang.launch_server", "sglang::", "wizard.simulator", "sglang.srt")
-
-
-@dataclass(frozen=True)
-class Listener:
-    """A listening TCP socket; ``pid`` None when the system does not let us see whose it is."""
-
-    host: str
-    port: int
-    pid: int | None
-
-
-def find_listeners() -> list[Listener]:
-    """Every listening TCP socket of this network namespace."""
-    import psutil
-
-    return [
-        Listener(str(c.laddr.ip), int(c.laddr.port), c.pid)
-        for c in psutil.net_connections("tcp")
-        if c.status == psutil.CONN_LISTEN and c.laddr
-    ]
 
 
 def kind_of(pid: int | None, command: str, tree: Collection[int]) -> Kind:
@@ -54,46 +30,28 @@ def kind_of(pid: int | None, command: str, tree: Collection[int]) -> Kind:
     return "sglang" if serves else "other"
 
 
-def can_bind(host: str, port: int) -> bool:
-    """A server could bind there now. Binds for a moment, listens to nothing."""
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    with socket.socket(family, socket.SOCK_STREAM) as attempt:
-        attempt.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            attempt.bind((host, port))
-        except OSError:
-            return False
-    return True
-
-
-def suggest_free(host: str, port: int, listeners: Sequence[Listener]) -> int | None:
-    """The nearest free port above, else below (never a privileged one); None when the whole span is taken."""
-    try:
-        ipaddress.ip_address(host)
-    except ValueError:  # a name: asking its resolver for every attempt could take minutes
-        host = "127.0.0.1"
-    taken = {listener.port for listener in listeners}
-    above = range(port + 1, min(port + SEARCH_SPAN, LAST_PORT) + 1)
-    below = range(min(port, LAST_PORT + 1) - 1, max(port - SEARCH_SPAN, 1024) - 1, -1)
-    return next((p for p in (*above, *below) if p not in taken and can_bind(host, p)), None)
-
-
 def examine(target: Target) -> ProbeResult:
     """Readings of the target's port. Raises NoData when it is not a port of this machine."""
     if target.remote:
         raise NoData("the server runs on another machine: its port's owner cannot be seen from here")
     if target.identity is None and target.launch is None and target.log_path is not None:
         raise NoData("the target is a saved log: this machine's ports would mislead")
-    listeners = find_listeners()
+    if not 0 < target.port < 65536:
+        raise NoData(f"{target.port} is not a port: 1 to 65535 are", "give --port another value")
     tree = tree_pids(target)
-    owners = [listener for listener in listeners if listener.port == target.port]
+    owners = proc.listeners(target.port)
     # With several owners (SO_REUSEPORT, one per address) a foreign one matters only if none is the target's.
     owners.sort(key=lambda o: (o.pid not in tree, o.pid is None, o.pid or 0))
-    values = {
-        "port.number": Value(target.port, source="target"),
-        "port.state": Value("listening" if owners else "free", source="/proc/net/tcp"),
-    }
+    values = {"port.number": Value(target.port, source="target")}
     reason = None
+    if owners:
+        values["port.state"] = Value("listening", source="/proc/net/tcp")
+    elif ports.can_bind(target.host, target.port):
+        values["port.state"] = Value("free", source="bind attempt")
+    else:
+        values["port.state"] = Value("listening", source="bind attempt")
+        values["port.owner_kind"] = Value("unknown", source="bind attempt")
+        reason = f"{target.port} cannot be bound, and who holds it is not to be seen from here"
     if owners:
         owner = owners[0]
         source = f"/proc/net/tcp, {owner.host}:{owner.port}"
@@ -107,7 +65,7 @@ def examine(target: Target) -> ProbeResult:
             values["port.owner_is_target"] = Value(kind == "target", source=source)
             if command:
                 values["port.owner_command"] = Value(command, source=f"/proc/{owner.pid}/cmdline")
-    free = suggest_free(target.host, target.port, listeners)
+    free = ports.suggest_free(target.host, target.port)
     if free is not None:
         values["port.suggested_free"] = Value(free, source="bind attempt")
     return ProbeResult("port", Outcome.OK, values, reason)

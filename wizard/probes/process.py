@@ -6,14 +6,16 @@ process): the start time and the boot must match too.
 
 from __future__ import annotations
 
-import os
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from wizard.core.reading import Outcome, ProbeResult, Value
-from wizard.core.target import Identity, Target
+from wizard.core.target import Target
 from wizard.probes.base import NoData, ProbeContext, ProbeSpec, in_thread
+from wizard.server import proc
+from wizard.server.identity import identify
+from wizard.server.identity import is_alive as is_alive
 
 if TYPE_CHECKING:
     import psutil
@@ -22,35 +24,12 @@ GIB = 1 << 30
 CPU_SAMPLE_S = 0.2
 
 _STATES = {"R": "running", "S": "sleeping", "D": "sleeping", "I": "sleeping", "T": "stopped", "t": "stopped"}
-_ENDED = ("Z", "X", "x")
-
-
-def read_stat(pid: int) -> tuple[str, int] | None:
-    """State letter and start time (ticks after boot) from ``/proc/PID/stat``; None when there is no such pid.
-
-    The command in parentheses may hold spaces and parentheses: fields are counted after the last one.
-    """
-    try:
-        text = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        return None
-    words = text.rpartition(")")[2].split()
-    return (words[0], int(words[19])) if len(words) > 19 else None
 
 
 def is_running(pid: int, start_ticks: int) -> bool:
     """That very process is there and not a zombie."""
-    found = read_stat(pid)
-    return found is not None and found[1] == start_ticks and found[0] not in _ENDED
-
-
-def is_alive(identity: Identity) -> bool:
-    """That very process, of this very boot, is there and not a zombie."""
-    try:
-        boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
-    except OSError:
-        boot = identity.boot_id
-    return boot == identity.boot_id and is_running(identity.pid, identity.start_ticks)
+    found = identify(pid)
+    return found is not None and found.start_ticks == start_ticks
 
 
 def tree(target: Target) -> list[psutil.Process]:
@@ -119,10 +98,10 @@ def examine(target: Target) -> ProbeResult:
     values = {"process.pid": Value(pid, source=source), "process.alive": Value(False, source=source)}
     family = tree(target)
     if not family:
-        found = read_stat(pid)
-        if found is None:
+        letter, ticks = proc.state(pid), proc.start_ticks(pid)
+        if not letter:
             reason = f"process {pid} is gone"
-        elif found[1] != target.identity.start_ticks:
+        elif ticks != target.identity.start_ticks:
             reason = f"process {pid} is gone; the pid belongs to another process now"
         else:
             reason = f"process {pid} has ended and waits for its parent to notice (zombie)"
@@ -137,16 +116,12 @@ def examine(target: Target) -> ProbeResult:
             rss_bytes += process.memory_info().rss
         except psutil.Error:
             unreadable += 1
-        found = read_stat(process.pid)
-        if found is not None and process.pid != pid and _STATES.get(found[0]) == "stopped":
+        if process.pid != pid and _STATES.get(proc.state(process.pid)) == "stopped":
             stopped += 1
-    own = read_stat(pid)
-    if own is not None:
-        values["process.state"] = Value(_STATES.get(own[0], "sleeping"), source=f"{source}/stat")
-        with open("/proc/uptime", encoding="ascii") as file:
-            up_s = float(file.read().split()[0])
-        started_s = own[1] / os.sysconf("SC_CLK_TCK")
-        values["process.uptime_s"] = Value(round(max(0.0, up_s - started_s), 1), source=f"{source}/stat")
+    letter, up_s = proc.state(pid), proc.uptime_s(pid)
+    if letter and up_s is not None:
+        values["process.state"] = Value(_STATES.get(letter, "sleeping"), source=f"{source}/stat")
+        values["process.uptime_s"] = Value(round(up_s, 1), source=f"{source}/stat")
     values["process.rss_gb"] = Value(round(rss_bytes / GIB, 3), source=f"{source} and below")
     values["process.children"] = Value(len(family) - 1, source=source)
     values["process.stopped_children"] = Value(stopped, source=source)
