@@ -199,6 +199,7 @@ async def test_bad_command_is_rolled_back(bench: Bench) -> None:
     target = bench.up()
     state = await end_of(bench.start(target, bench.order(target, "--crash")))
     assert (state.outcome, told(bench, state)) == (Outcome.ROLLED_BACK, "old")
+    assert "exit code 2" in state.sentence
     assert "crashes as asked" in state.sentence
 
 
@@ -215,9 +216,15 @@ async def test_foreign_owner_of_the_port_is_named_and_left_alone(bench: Bench) -
     assert str(os.getpid()) in state.sentence
 
 
-@pytest.mark.parametrize("how", ["auto", "rollback"])
 @pytest.mark.parametrize(
-    "at", ["intent stop", "result stop", "launching launch", "launched launch", "intent ready"]
+    ("at", "how"),
+    [
+        ("intent stop", "auto"),
+        ("result stop", "finish"),
+        ("launching launch", "auto"),
+        ("launched launch", "auto"),
+        ("intent ready", "rollback"),
+    ],
 )
 async def test_runner_killed_then_resumed(bench: Bench, at: str, how: Any) -> None:
     """SIGKILL when a record has appeared; another runner then ends it, and says which command serves."""
@@ -240,7 +247,7 @@ async def test_runner_killed_then_resumed(bench: Bench, at: str, how: Any) -> No
     serving = told(bench, state)
     if how == "rollback":
         assert serving == "old"
-    if at in ("launched launch", "intent ready") and how == "auto":
+    if at == "launched launch":
         assert serving == "new", "it was already starting"
     owner = port_owner(bench.port)
     assert owner is not None

@@ -11,10 +11,11 @@ from tests.runner.fakes import NEW, OLD, FakeWorld, RunnerKilled, a_journal, a_t
 from wizard.core.measurement import Judgement
 from wizard.core.plan import Order
 from wizard.core.progress import Outcome, RunState, Stage
-from wizard.core.target import Target
+from wizard.core.target import Identity, Target
 from wizard.runner.fold import fold
 from wizard.runner.journal import Journal, JournalError
-from wizard.runner.operations import MARK
+from wizard.runner.live import LiveOperations
+from wizard.runner.operations import MARK, Started
 from wizard.runner.recovery import How, resume
 from wizard.runner.transaction import Pace, run
 
@@ -334,6 +335,26 @@ async def test_failed_rollback_can_be_tried_again(tmp_path: Path) -> None:
     state = await resume(journal, order, target, world, pace=PACE)
     journal.close()
     assert (state.outcome, state.serving) == (R, "old")
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "sglang serve: error: ambiguous option: --cuda-graph-max-bs could match",
+        "launch_server.py: error: unrecognized arguments: --x",
+        "ValueError: no",
+        "torch.OutOfMemoryError: CUDA out of memory.",
+        "[2026-01-01 00:00:00] ERROR:    [Errno 98] error while attempting to bind on address",
+    ],
+)
+def test_last_error_of_a_log(tmp_path: Path, line: str) -> None:
+    log = tmp_path / "server.log"
+    before = b"ValueError: of an earlier start\n"
+    log.write_bytes(before + b"\xff loading\n" + line.encode() + b"\n[x] Sleeping, no error here\n")
+    child = Started(Identity(1, 1, "b"), str(log), len(before))
+    assert LiveOperations(tmp_path / "session-1.db").last_error(child) == line
+    log.write_bytes(before)
+    assert LiveOperations(tmp_path / "session-1.db").last_error(child) == ""
 
 
 async def test_session_of_another_machine_is_not_resumed_here(

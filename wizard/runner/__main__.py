@@ -15,7 +15,7 @@ from pathlib import Path
 
 from wizard.core.progress import Outcome, RunState
 from wizard.runner.journal import Journal, JournalError
-from wizard.runner.live import LiveOperations
+from wizard.runner.live import LiveOperations, load_all
 from wizard.runner.locks import Lock, Refused, target_locks
 from wizard.runner.operations import Operations
 from wizard.runner.recovery import HOWS, belongs_elsewhere, resume
@@ -35,10 +35,11 @@ def main(argv: list[str]) -> int:
         return 2
     path, how = Path(argv[1]).absolute(), argv[2] if len(argv) == 3 else "start"
     try:
+        load_all()
         check_writable(path.parent)
         journal = Journal.open(path)
         locks = _take_locks(journal)
-    except (Refused, JournalError, StateDirError, OSError) as error:
+    except (Refused, JournalError, StateDirError, ImportError, OSError) as error:
         _answer(f"refused: {error}")
         return EXIT_REFUSED
     try:

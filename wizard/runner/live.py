@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from wizard.core.measurement import Measurement, Verdict, Workload
 from wizard.core.plan import VerifyGoal
@@ -17,13 +19,40 @@ from wizard.runner.operations import PortOwner, Progress, Readiness, Released, S
 from wizard.runner.state_dir import server_log_path
 from wizard.server.identity import is_alive
 
+if TYPE_CHECKING:
+    from wizard.server.launch import Launched
+
 HEALTH_LIMIT_S = 5.0
 """A healthy /health takes 1.0 s by design, a dead scheduler's answers 503 only after 20 s (recorded)."""
 
 _ERROR_LINE = re.compile(
-    r"^(?:\S+: )?error: |^(?:\w+\.)*\w*(?:Error|Exception|Exit)\b\s*(?::|$)|\b(?:ERROR|CRITICAL)\b"
+    r"^(?:[\w./ -]{1,80}: )?error: |^(?:\w+\.)*\w*(?:Error|Exception|Exit)\b\s*(?::|$)|\b(?:ERROR|CRITICAL)\b"
 )
 _TAIL_BYTES = 65536
+
+
+NEEDED = (
+    "httpx",
+    "wizard.core.verdict",
+    "wizard.measure.client",
+    "wizard.measure.passive",
+    "wizard.probes.gpu",
+    "wizard.server.launch",
+    "wizard.server.ready",
+    "wizard.server.release",
+    "wizard.server.stop",
+    "wizard.runner.judging",
+    "wizard.runner.rollback",
+)
+
+
+def load_all() -> None:
+    """Import all code that a transaction may need, before anything is touched.
+
+    A package that is upgraded or removed during a relaunch must not break the way back. Raises ImportError.
+    """
+    for name in NEEDED:
+        importlib.import_module(name)
 
 
 class LiveOperations:
@@ -31,6 +60,7 @@ class LiveOperations:
 
     def __init__(self, journal: Path) -> None:
         self._fallback_log = str(server_log_path(journal))
+        self._born: dict[Identity, Launched] = {}
 
     def alive(self, identity: Identity) -> bool:
         return is_alive(identity)
@@ -97,6 +127,7 @@ class LiveOperations:
         from wizard.server.launch import launch as start
 
         child = start(launch, fallback_log=self._fallback_log)
+        self._born[child.identity] = child
         return Started(child.identity, child.log_path, child.log_offset)
 
     async def wait_ready(
@@ -113,7 +144,10 @@ class LiveOperations:
             deadline_s=deadline_s,
             on_progress=on_progress,
         )
-        return Readiness(done.ok, done.detail, done.kind, dict(done.phase_times))
+        born = self._born.get(child.identity)
+        code = born.poll() if born is not None else None  # only a parent learns it
+        detail = done.detail if code is None else f"{done.detail}, exit code {code}"
+        return Readiness(done.ok, detail, done.kind, dict(done.phase_times))
 
     def last_error(self, child: Started) -> str:
         if child.log_path is None:

@@ -27,6 +27,8 @@ class CannotPutBack(Exception):
 
 async def put_back(t: Transaction, reason: str) -> RunState:
     """Make the old command serve again and verify it. Never raises; ends the session."""
+    if reason and reason[-1] not in ".!?":
+        reason += "."
     already = any(r.kind == "intent" and r.stage == Stage.ROLLBACK.value for r in t.records)
     t.intent(Stage.ROLLBACK, detail=reason, again=already)
     try:
