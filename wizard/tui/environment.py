@@ -31,7 +31,8 @@ def prepare(environ: MutableMapping[str, str] | None = None) -> None:
 def refusal(environ: MutableMapping[str, str] | None = None) -> str | None:
     """Why a full-screen program cannot run here, with what to do instead; None when it can."""
     env = os.environ if environ is None else environ
-    if not (sys.stdin.isatty() and sys.stdout.isatty()):
+    # Textual draws on stderr (so that stdout stays free): all three have to be the terminal.
+    if not all(stream is not None and stream.isatty() for stream in (sys.stdin, sys.stdout, sys.__stderr__)):
         return "This is not a terminal. Use sgl-wizard --plain to be asked line by line, or sgl-wizard check."
     if env.get("TERM", "") in ("", "dumb", "unknown"):
         return (

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from wizard.core.expr import show
 from wizard.core.reading import Snapshot, Value
-from wizard.core.vocabulary import VOCABULARY
+from wizard.core.vocabulary import PREFERENCE, VOCABULARY
 from wizard.tui.format import Line, duration, milliseconds, one_line, pad, shorten, sparkline
 
 if TYPE_CHECKING:
@@ -83,7 +83,10 @@ class History:
             value = state.snapshot.get(name)
             if value is None or isinstance(value.x, (bool, str, tuple)):
                 continue
-            at = max((r.at for r in state.snapshot.results.values() if name in r.values), default=0.0)
+            results = state.snapshot.results
+            at = next(
+                (results[p].at for p in PREFERENCE[name] if p in results and name in results[p].values), 0.0
+            )
             if self._at.get(name) == at:
                 continue
             self._at[name] = at
@@ -142,13 +145,16 @@ def panel_lines(snapshot: Snapshot, history: History | None, width: int, most: i
         value = snapshot.get(name)
         if value is None or (name == "requests.retracted" and not value.x):
             continue
+        own = snapshot.get("port.owner_is_target")
+        if name == "port.owner_command" and own is not None and own.x is True:
+            continue
         text = value_text(name, value)
         if name == "requests.running":
             cap = snapshot.get("server.max_running_requests")
             text += f" / {show(cap.x)}" if cap is not None else ""
         elif name == "gpu.utilization":
             power = snapshot.get("gpu.power_w")
-            text += f"  {value_text('gpu.power_w', power)}" if power is not None else ""
+            text += f"  {value_text('gpu.power_w', power)}" if power is not None and width > 40 else ""
         past = history.of(name) if history is not None and name in SPARKS else ()
         spark = sparkline(past, width - 24) if len(past) > 1 else ""
         if isinstance(value.x, str):

@@ -56,7 +56,6 @@ def target_lines(state: SessionState, width: int) -> list[Line]:
     version_text = str(version.x) if version else target.version
     parts.append(f"sglang {one_line(version_text)}" if version_text else "")
     uptime = get("process.uptime_s")
-    parts.append(f"up {value_text('process.uptime_s', uptime)}" if uptime else "")
     health = get("http.health")
     words = [one_line(health.x).upper()] if health else []
     named = sum(1 for h in state.hypotheses if h.status == "supported")
@@ -66,9 +65,12 @@ def target_lines(state: SessionState, width: int) -> list[Line]:
         words.append(f"{named} cause{'s' if named > 1 else ''}")
     else:
         words.append({"healthy": "no cause"}.get(state.verdict, "no cause seen yet"))
-    out = [
-        split(line(" " + "  ".join(p for p in parts if p)), (("  " + ", ".join(words) + " ", "strong"),), width)
-    ]
+    left = " " + "  ".join(p for p in parts if p)
+    right = "  " + ", ".join(w for w in words if w) + " "
+    up = f"  up {value_text('process.uptime_s', uptime)}" if uptime else ""
+    if len(left) + len(up) + len(right) < width:
+        left += up
+    out = [split(line(left), ((right, "strong"),), width)]
     if target.note:
         out += wrap(target.note, width, role="warn")
     return [*out, ()]

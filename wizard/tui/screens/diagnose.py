@@ -79,7 +79,8 @@ def of_interest(state: SessionState, book: FlowBook) -> list[Hypothesis]:
 
     def key(h: Hypothesis) -> tuple[int, int, float]:
         rank = {"supported": 0, "open": 1, "refuted": 1}[h.status]
-        return (rank, 0 if h.cause.id in here else (1 if h.supporting else 2), -h.confidence)
+        near = 0 if h.cause.id in here else 1 if h.supporting else 2 if h.against else 3
+        return (rank, near, -h.confidence)
 
     return sorted(state.hypotheses, key=key)
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 
+from wizard.core.expr import show
 from wizard.core.session import Approved, OfferChosen, current_cause
 from wizard.tui.command import both_commands, change_lines, check_line, shown_argv
 from wizard.tui.format import Line, field, line, one_line, wrap
@@ -47,13 +48,24 @@ def plan_lines(offer: Offer, state: SessionState, width: int) -> list[Line]:
     why = plan.why or "; ".join(c.why for c in plan.changes if c.why)
     out += field("Why", why, width, most=3 if tight else 0)
     if plan.expect:
-        out += field("Expect", f"{plan.expect}  (estimated)", width, most=2 if tight else 0)
+        trust = "" if "estimated" in plan.expect else "  (estimated)"
+        out += field("Expect", plan.expect + trust, width, most=2 if tight else 0)
     out += field("Price", plan.cost or offer.cost or "a restart", width, most=2 if tight else 0)
+    out += in_flight(state, width)
     for action in plan.actions:
         out += field("You do", action, width, role="warn")
     back = offer.remedy.rollback or "the old command is started again by itself"
     out += field("If it fails", back, width, column=11)
     return [*out, *check_line(plan, width)]
+
+
+def in_flight(state: SessionState, width: int) -> list[Line]:
+    """How many requests a restart meets."""
+    running, queued = (state.snapshot.get(f"requests.{name}") for name in ("running", "queued"))
+    if running is None or state.target is None or state.target.identity is None:
+        return []
+    waiting = f" and {show(queued.x)} wait" if queued is not None else ""
+    return field("", f"a restart, while {show(running.x)} requests run{waiting}", width)
 
 
 def manual_lines(offer: Offer, width: int) -> list[Line]:

@@ -19,7 +19,8 @@ def server_name(state: SessionState) -> str:
     name = one_line(target.name).rsplit("/", 1)[-1]
     if not target.is_live and target.log_path and target.launch is None:
         return f"a log: {target.log_path.rsplit('/', 1)[-1]}"
-    address = f"{target.host}:{target.port}"
+    local = target.host in ("127.0.0.1", "localhost", "::1")
+    address = f":{target.port}" if local and name else f"{target.host}:{target.port}"
     return f"{name} {address}" if name else address
 
 
