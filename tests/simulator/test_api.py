@@ -27,14 +27,17 @@ def test_generate_answers_and_streams(launch: Launch) -> None:
     whole = server.json("/generate", {"input_ids": [1, 2, 3], "sampling_params": sampling})
     meta = whole["meta_info"]
     assert (meta["prompt_tokens"], meta["completion_tokens"], meta["cached_tokens"]) == (3, 5, 0)
-    assert meta["finish_reason"] == {"type": "length", "length": 5} and len(whole["output_ids"]) == 5
+    assert meta["finish_reason"] == {"type": "length", "length": 5}
+    assert len(whole["output_ids"]) == 5
     status, text = server.request("/generate", {"text": "hello", "sampling_params": sampling, "stream": True})
     parts = events(text)
-    assert status == 200 and parts[-1] == "[DONE]"
+    assert status == 200
+    assert parts[-1] == "[DONE]"
     shown = [json.loads(part) for part in parts[:-1]]
     assert [each["meta_info"]["completion_tokens"] for each in shown][-1] == 5
     assert all(len(each["output_ids"]) == each["meta_info"]["completion_tokens"] for each in shown)
-    assert shown[-1]["text"] == whole["text"] and shown[-1]["meta_info"]["finish_reason"]["type"] == "length"
+    assert shown[-1]["text"] == whole["text"]
+    assert shown[-1]["meta_info"]["finish_reason"]["type"] == "length"
     assert all(each["meta_info"]["finish_reason"] is None for each in shown[:-1])
 
 
@@ -42,7 +45,8 @@ def test_openai_endpoints(launch: Launch) -> None:
     server = launch().wait_ready()
     chat = {"model": "x", "messages": [{"role": "user", "content": "hi"}], "max_tokens": 4, "ignore_eos": True}
     whole = server.json("/v1/chat/completions", chat)
-    assert whole["choices"][0]["finish_reason"] == "length" and whole["usage"]["completion_tokens"] == 4
+    assert whole["choices"][0]["finish_reason"] == "length"
+    assert whole["usage"]["completion_tokens"] == 4
     streaming = {**chat, "stream": True, "stream_options": {"include_usage": True}}
     parts = events(server.request("/v1/chat/completions", streaming)[1])
     assert parts[-1] == "[DONE]"
@@ -53,20 +57,25 @@ def test_openai_endpoints(launch: Launch) -> None:
     assert chunks[-2]["choices"][0]["finish_reason"] == "length"
     assert chunks[-1]["usage"]["completion_tokens"] == 4
     done = server.json("/v1/completions", {"model": "x", "prompt": "say", "max_tokens": 3, "ignore_eos": True})
-    assert done["object"] == "text_completion" and done["usage"]["completion_tokens"] == 3
+    assert done["object"] == "text_completion"
+    assert done["usage"]["completion_tokens"] == 3
     assert server.json("/v1/models")["data"][0]["max_model_len"] == 131072
 
 
 def test_server_info_shows_what_was_resolved(launch: Launch) -> None:
     server = launch("--max-running-requests", "8", "--decode-log-interval", "10").wait_ready()
     info = server.json("/server_info")
-    assert info["simulated"] is True and info["version"] == "0.5.20" and info["mem_fraction_static"] == 0.903
-    assert info["max_running_requests"] == 8 and info["decode_log_interval"] == 10
+    assert info["simulated"] is True
+    assert info["version"] == "0.5.20"
+    assert info["mem_fraction_static"] == 0.903
+    assert info["max_running_requests"] == 8
+    assert info["decode_log_interval"] == 10
     assert info["internal_states"][0]["effective_max_running_requests_per_dp"] == 8
     assert info["internal_states"][0]["memory_usage"]["weight"] == pytest.approx(15.02)
     assert "--max-running-requests 8" in info["launch_command"]
     load_now = server.json("/v1/loads")["loads"][0]
-    assert load_now["max_running_requests"] == 8 and load_now["num_waiting_reqs"] == 0
+    assert load_now["max_running_requests"] == 8
+    assert load_now["num_waiting_reqs"] == 0
     assert server.json("/model_info")["architectures"] == ["LlamaForCausalLM"]
     assert server.request("/metrics")[0] == 404
 
@@ -97,7 +106,8 @@ def test_errors_have_the_two_shapes(launch: Launch) -> None:
     ]
     for path, body, status, says in cases:
         got = server.request(path, body)
-        assert got[0] == status and says in got[1], (path, got)
+        assert got[0] == status, (path, got)
+        assert says in got[1], (path, got)
     long = server.json("/generate", {"input_ids": [1] * 1000, "sampling_params": {"max_new_tokens": 1500}})
     assert long["meta_info"]["finish_reason"]["type"] in ("length", "stop")
     assert long["meta_info"]["completion_tokens"] < 1000
@@ -142,7 +152,8 @@ def test_api_key_opens_only_health_and_metrics(launch: Launch) -> None:
     for path in ("/server_info", "/v1/models", "/model_info"):
         assert server.request(path) == (401, '{"error":"Unauthorized"}')
         assert server.request(path, headers={"Authorization": "Bearer sesame"})[0] == 200
-    assert server.request("/health")[0] == 200 and server.request("/metrics")[0] == 200
+    assert server.request("/health")[0] == 200
+    assert server.request("/metrics")[0] == 200
     _, info = server.request("/server_info", headers={"Authorization": "Bearer sesame"})
     assert "sesame" not in json.loads(info)["launch_command"]
     assert "'api_key': 'sesame'" in server.log  # as the real log has it: whoever keeps logs must redact
@@ -151,7 +162,8 @@ def test_api_key_opens_only_health_and_metrics(launch: Launch) -> None:
 def test_metrics_page_parses_and_counts(launch: Launch) -> None:
     server = launch("--enable-metrics", "--max-running-requests", "8").wait_ready()
     before = server.request("/metrics")[1]
-    assert "inter_token_latency_seconds" in before and 'is_streaming="true"' not in before
+    assert "inter_token_latency_seconds" in before
+    assert 'is_streaming="true"' not in before
     figures = asyncio.run(load(f"http://127.0.0.1:{server.port}", 16, 32, prompt=128, output=60))
     assert figures["errors"] == 0
     families = {each.name: each for each in text_string_to_metric_families(server.request("/metrics")[1])}
@@ -160,12 +172,15 @@ def test_metrics_page_parses_and_counts(launch: Launch) -> None:
     )
     assert server.metric("num_requests_total", is_streaming="true") == 32
     tokens = server.metric("generation_tokens_total", is_streaming="true")
-    assert tokens and server.metric("realtime_tokens_total", mode="decode") >= tokens
+    assert tokens
+    assert server.metric("realtime_tokens_total", mode="decode") >= tokens
     assert server.metric("num_retracted_requests_total") is None
     waiting = [int(found) for found in re.findall(r"#queue-req: (\d+)", server.log)]
     running = [int(found) for found in re.findall(r"Decode batch, #running-req: (\d+)", server.log)]
-    assert max(waiting) == 8 and max(running) == 8
-    assert server.card["utilization"] >= 0 and server.card["power_w"] > 100
+    assert max(waiting) == 8
+    assert max(running) == 8
+    assert server.card["utilization"] >= 0
+    assert server.card["power_w"] > 100
 
 
 def test_retraction_shows_in_log_and_counters(launch: Launch) -> None:
@@ -229,4 +244,5 @@ def test_model_path_is_required_and_helped() -> None:
     done = subprocess.run(
         [sys.executable, "-m", "wizard.simulator"], cwd=ROOT, capture_output=True, text=True, check=False
     )
-    assert done.returncode == 2 and "--model-path" in done.stderr.splitlines()[-1]
+    assert done.returncode == 2
+    assert "--model-path" in done.stderr.splitlines()[-1]

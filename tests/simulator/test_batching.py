@@ -1,4 +1,4 @@
-"""The pure parts: admission, retraction, the pool's books, HTTP framing of outputs, numbers of the metrics page."""
+"""The pure parts: admission, retraction, the pool's books, output bytes, numbers of the metrics page."""
 
 from __future__ import annotations
 
@@ -56,10 +56,13 @@ def test_cap_holds_and_the_rest_waits() -> None:
     for number in range(20):
         core.add(request(f"r{number}", 100, 10))
     batch = core.next_batch()
-    assert batch and len(batch.fresh) == 8 and len(core.waiting) == 12
+    assert batch
+    assert len(batch.fresh) == 8
+    assert len(core.waiting) == 12
     core.complete(batch)
     following = core.next_batch()
-    assert following and following.kind == "decode"
+    assert following
+    assert following.kind == "decode"
     core.complete(following)
     assert set(drain(core).values()) == {10}
 
@@ -81,7 +84,8 @@ def test_optimistic_admission_retracts_and_still_finishes() -> None:
     for number in range(30):
         core.add(request(f"r{number}", 100, 400))
     done = drain(core)
-    assert len(done) == 30 and set(done.values()) == {400}
+    assert len(done) == 30
+    assert set(done.values()) == {400}
     assert core.retracted_total > 0
     careful = scheduler(3000)
     for number in range(30):
@@ -97,7 +101,8 @@ def test_shared_prefix_is_cached_unless_turned_off() -> None:
         drain(core)
         core.add(request("second", 700, 4, shared=640))
         batch = core.next_batch()
-        assert batch and batch.cached == cached
+        assert batch
+        assert batch.cached == cached
 
 
 def test_queue_limit_refuses() -> None:
@@ -123,7 +128,8 @@ def test_every_request_ends_and_the_books_balance(
         core.add(request(f"r{number}", prompt, output, min(shared * BLOCK, prompt)))
     done = drain(core)
     assert done == {f"r{number}": output for number, (_, output, _) in enumerate(sizes)}
-    assert core.pool.private == 0 and core.pool.locked == 0
+    assert core.pool.private == 0
+    assert core.pool.locked == 0
     core.pool.flush()
     assert core.pool.free == pool
 
@@ -163,4 +169,7 @@ def test_histogram_is_absent_then_cumulative() -> None:
     series.observe(1e9)
     lines = [line for line in metrics.render().splitlines() if "queue_time_seconds_bucket" in line]
     counts = [float(line.rsplit(" ", 1)[1]) for line in lines]
-    assert counts == sorted(counts) and counts[0] == 1 and counts[-1] == 2 and 'le="+Inf"' in lines[-1]
+    assert counts == sorted(counts)
+    assert counts[0] == 1
+    assert counts[-1] == 2
+    assert 'le="+Inf"' in lines[-1]

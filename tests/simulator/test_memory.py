@@ -83,7 +83,8 @@ def neighbour(card: Path, gb: str) -> subprocess.Popen[str]:
     environ = {**os.environ, "SGLANG_SIM_CARD": str(card)}
     command = [sys.executable, "-m", "wizard.simulator.neighbour", "--gb", gb]
     process = subprocess.Popen(command, cwd=ROOT, env=environ, stdout=subprocess.PIPE, text=True)
-    assert process.stdout and "holding" in process.stdout.readline()
+    assert process.stdout
+    assert "holding" in process.stdout.readline()
     return process
 
 
@@ -147,7 +148,8 @@ def test_card_file_is_private_accounts_and_forgets_the_dead(tmp_path: Path) -> N
     card.show(utilization=50)
     state = card.read()
     assert [each["pid"] for each in state["processes"]] == [os.getpid()]
-    assert state["simulated"] is True and state["memory_total_bytes"] == 143771 << 20
+    assert state["simulated"] is True
+    assert state["memory_total_bytes"] == 143771 << 20
     assert time.time() - state["updated"] < 60
 
 

@@ -6,10 +6,9 @@ import asyncio
 import json
 import time
 import uuid
-from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any
 
-from wizard.simulator import log
+from wizard.simulator import describe, log
 from wizard.simulator.outputs import chat_tokens, rough_tokens
 from wizard.simulator.prefix_cache import block_keys
 from wizard.simulator.requests import Flight
@@ -94,7 +93,7 @@ class Api:
         if server.dead:
             return  # a crashed server accepts and never answers
         route = self.routes.get((request.method, request.path.rstrip("/") or "/"))
-        server.count_http(connection, request)
+        server.traffic.count_http(connection, request)
         key = self.args.api_key
         if (
             key
@@ -165,8 +164,8 @@ class Api:
         connection.respond(200 if good else 503, b"", "text/plain")
 
     def metrics(self, connection: Connection, request: HttpRequest) -> None:
-        self.server.refresh_http_gauges()
-        page = self.server.metrics.render().encode()
+        self.server.traffic.refresh_http_gauges()
+        page = self.server.traffic.metrics.render().encode()
         connection.respond(200, page, "text/plain; version=0.0.4; charset=utf-8")
 
     def server_info(self, connection: Connection, request: HttpRequest) -> None:
@@ -176,42 +175,10 @@ class Api:
 
     async def _server_info(self, connection: Connection) -> None:
         answer = await self.server.ask("i")  # a stopped scheduler makes this hang, as the real one does
-        connection.respond_json(200, self.server.describe(answer))
+        connection.respond_json(200, describe.server_info(self.server, answer))
 
     def model_info(self, connection: Connection, request: HttpRequest) -> None:
-        args, values = self.args, self.args.values
-        prefill = values["cuda_graph_config"]["prefill"]
-        names = ("model_path", "served_model_name", "tokenizer_path")
-        document: dict[str, Any] = {name: values[name] for name in names[:2]}
-        document |= {
-            "tokenizer_path": args.tokenizer_path,
-            "is_generation": True,
-            "preferred_sampling_params": None,
-            "weight_version": args.weight_version,
-            "load_format": args.load_format,
-            "reasoning_parser": args.reasoning_parser,
-            "tool_call_parser": args.tool_call_parser,
-            "has_image_understanding": False,
-            "has_audio_understanding": False,
-            "model_type": "llama",
-            "architectures": [self.server.model.architecture],
-            "embedding": {
-                "family": "none",
-                "enabled": False,
-                "bcg": {
-                    "prefill_backend": prefill["backend"],
-                    "enabled": prefill["backend"] != "disabled",
-                    "capture_token_budget": prefill["max_bs"],
-                    "capture_batch_sizes": prefill["bs"],
-                },
-                "cache": {
-                    "kv_cache_disabled": False,
-                    "radix_cache_disabled": args.disable_radix_cache,
-                    "chunked_prefill_disabled": args.chunked_prefill_size <= 0,
-                },
-            },
-        }
-        connection.respond_json(200, document)
+        connection.respond_json(200, describe.model_info(self.server))
 
     def models(self, connection: Connection, request: HttpRequest) -> None:
         name = self.args.served_model_name
@@ -227,65 +194,13 @@ class Api:
         connection.respond_json(200, {"object": "list", "data": [card]})
 
     def loads(self, connection: Connection, request: HttpRequest) -> None:
-        engine, stats = self.server.engine, self.server.stats
         began = time.perf_counter()
-        used = stats["num_used_tokens"]
-        queue_names = (
-            "prefill_bootstrap",
-            "prefill_inflight",
-            "decode_prealloc",
-            "decode_transfer",
-            "decode_retracted",
-        )
-        load = {
-            "timestamp": self.server.stats_at,
-            "dp_rank": 0,
-            "num_running_reqs": stats["num_running_reqs"],
-            "num_waiting_reqs": stats["num_queue_reqs"],
-            "num_waiting_uncached_tokens": stats["pending_tokens"],
-            "num_used_tokens": used,
-            "num_total_tokens": used,
-            "num_active_tokens": used,
-            "num_prealloc_ready_tokens": 0,
-            "max_total_num_tokens": engine["pool_tokens"],
-            "max_running_requests": engine["max_running"],
-            "token_usage": round(stats["full_token_usage"], 4),
-            "gen_throughput": round(stats["gen_throughput"], 2),
-            "cache_hit_rate": round(stats["cache_hit_rate"], 4),
-            "utilization": 0.0,
-            "memory": {
-                "weight_gb": round(engine["weights_gb"], 3),
-                "kv_cache_gb": round(engine["kv_gb"], 3),
-                "graph_gb": round(sum(engine["graph_gb"].values()), 3),
-                "token_capacity": engine["pool_tokens"],
-            },
-            "disaggregation": {
-                "mode": "null",
-                **{f"{name}_queue_reqs": 0 for name in queue_names},
-                "kv_transfer_speed_gb_s": 0.0,
-                "kv_transfer_latency_ms": 0.0,
-            },
-            "queues": {
-                "waiting": stats["num_queue_reqs"],
-                "grammar": 0,
-                "paused": 0,
-                "retracted": 0,
-                "prealloc_ready": 0,
-            },
-        }
-        document = {
-            "timestamp": datetime.now(timezone.utc).isoformat(),
-            "version": self.server.version,
-            "accelerator": self.server.card_model.name,
-            "num_accelerators": 1,
-            "loads": [load],
-        }
-        connection.respond_json(200, document)
-        metrics = self.server.metrics
+        connection.respond_json(200, describe.loads(self.server))
+        metrics = self.server.traffic.metrics
         metrics.histogram("get_loads_duration_seconds", **metrics.model).observe(time.perf_counter() - began)
 
     def get_load(self, connection: Connection, request: HttpRequest) -> None:
-        stats = self.server.stats
+        stats = self.server.traffic.stats
         load = {
             "dp_rank": 0,
             "num_reqs": stats["num_running_reqs"] + stats["num_queue_reqs"],
@@ -436,7 +351,7 @@ class Api:
             flight.rid = rid
         stop_after = None if ignore_eos else 120 + hash((count, tokens[-1])) % 400
         keys = [] if self.args.disable_radix_cache else block_keys(tokens)
-        self.server.launch(flight, keys, stop_after)
+        self.server.traffic.launch(flight, keys, stop_after)
 
 
 def _body(request: HttpRequest) -> dict[str, Any]:

@@ -46,20 +46,24 @@ class Flight:
         self.connection.start_stream()
         created = int(self.began_unix)
         if self.style == "generate":
-            self._meta = (
-                f'],"meta_info":{{"id":"{self.rid}","finish_reason":null,"prompt_tokens":{self.prompt_tokens},'
-                f'"weight_version":"default","num_retractions":0,"cached_tokens":{self.cached},'
-                '"cached_tokens_details":null,"dp_rank":null,"completion_tokens":'
-            ).encode()
             return
         kind = "chat.completion.chunk" if self.style == "chat" else "text_completion"
         head = {"id": self.rid, "object": kind, "created": created, "model": self.model}
         self._head = json.dumps(head, separators=(",", ":"))[:-1].encode()
 
+    def _meta_head(self) -> bytes:
+        return (
+            f'],"meta_info":{{"id":{json.dumps(self.rid)},"finish_reason":null,"prompt_tokens":{self.prompt_tokens},'
+            f'"weight_version":"default","num_retractions":0,"cached_tokens":{self.cached},'
+            '"cached_tokens_details":null,"dp_rank":null,"completion_tokens":'
+        ).encode()
+
     def event(self) -> bytes:
         """The next event of a stream that is not at its end; moves `sent`."""
         first, self.sent = self.sent, self.out
         if self.style == "generate":
+            if not first:
+                self._meta = self._meta_head()
             start = first if self.incremental else 0
             return b'data: {"text":"%b","output_ids":[%b%b%d}}\n\n' % (
                 SPEECH.text(start, self.out),

@@ -10,9 +10,7 @@ import asyncio
 import errno
 import json
 import os
-import resource
 import select
-import shlex
 import signal
 import socket
 import time
@@ -24,9 +22,9 @@ from wizard.simulator.api import Api
 from wizard.simulator.argv import ServerArgs
 from wizard.simulator.faults import Faults, StartClock
 from wizard.simulator.gpu import CardModel, ModelSpec
-from wizard.simulator.metrics import Metrics, show_engine, show_stats
-from wizard.simulator.requests import Flight
-from wizard.simulator.web import Connection, HttpRequest
+from wizard.simulator.metrics import show_engine
+from wizard.simulator.traffic import Traffic
+from wizard.simulator.web import Connection
 from wizard.simulator.wire import Unpacker, pack
 from wizard.simulator.worker import run as run_worker
 
@@ -51,15 +49,10 @@ class Server:
         self.period_s = WATCH_S / self.clock.speed
         self.began = time.monotonic()
         self.engine: dict[str, Any] = {}
-        self.stats: dict[str, Any] = {}
-        self.stats_at = time.time()
         self.status = "starting"
         self.draining = self.dead = self.bound = False
         self.heard = 0.0
-        self.flights: dict[str, Flight] = {}
-        self.decoding: dict[str, Flight] = {}
-        self.metrics = Metrics(args.served_model_name)
-        self.active: dict[tuple[str, str], int] = {}
+        self.traffic = Traffic(args.served_model_name, self.tell)
         self._tasks: set[asyncio.Task[None]] = set()
         self._asked: dict[int, asyncio.Future[dict[str, Any]]] = {}
         self._ask_number = 0
@@ -76,7 +69,8 @@ class Server:
             parent_end.close()
             run_worker(child_end, self.args, self.model, self.card_model, self.faults)
         child_end.close()
-        self.scheduler_pid, self._channel = pid, parent_end
+        self.scheduler_pid = self.traffic.scheduler_pid = pid
+        self._channel = parent_end
         signal.signal(signal.SIGQUIT, self._quit_while_starting)
         self._wait_for_scheduler()
         return asyncio.run(self._serve())
@@ -116,7 +110,7 @@ class Server:
             f"target_verify=0.00, draft_prefill=0.00, draft_decode=0.00, draft_extend=0.00}}, "
             f"tokenizer_e2e={self.tokenizer_s:.2f}"
         )
-        show_engine(self.metrics, self.engine, self.args.page_size, self.tokenizer_s)
+        show_engine(self.traffic.metrics, self.engine, self.args.page_size, self.tokenizer_s)
 
     async def _serve(self) -> int:
         loop = asyncio.get_running_loop()
@@ -140,7 +134,7 @@ class Server:
         api, host, port = Api(self), self.args.host, self.args.port
         try:
             self._listener = await loop.create_server(
-                lambda: Connection(api.handle, self._left), host, port, backlog=2048
+                lambda: Connection(api.handle, self.traffic.left), host, port, backlog=2048
             )
         except OSError as error:
             reason = os.strerror(error.errno or 0).lower()
@@ -190,8 +184,9 @@ class Server:
     # ---- the scheduler
 
     def tell(self, message: tuple[Any, ...]) -> None:
-        """Send to the scheduler."""
-        self._to_scheduler.write(pack(message))
+        """Send to the scheduler, if there still is one."""
+        if not self._to_scheduler.is_closing():
+            self._to_scheduler.write(pack(message))
 
     async def ask(self, kind: str) -> dict[str, Any]:
         """Send and wait for the answer, for ever if the scheduler is stopped."""
@@ -200,12 +195,6 @@ class Server:
         self._asked[self._ask_number] = future
         self.tell((kind, self._ask_number))
         return await future
-
-    def launch(self, flight: Flight, keys: list[int], stop_after: int | None) -> None:
-        """Hand a request to the scheduler."""
-        self.flights[flight.rid] = flight
-        flight.start()
-        self.tell(("r", flight.rid, flight.prompt_tokens, keys, flight.max_new, stop_after))
 
     def receive(self, data: bytes) -> None:
         """Bytes from the scheduler; several steps at once when this process was slow."""
@@ -217,203 +206,15 @@ class Server:
     def _receive(self, message: tuple[Any, ...], flush: bool = True) -> None:
         kind = message[0]
         if kind == "s":
-            self._step(message, flush)
+            self.traffic.step(message, flush)
         elif kind == "stats":
-            self._take_stats(message[1])
+            self.traffic.take_stats(message[1])
         elif kind == "i":
             future = self._asked.pop(message[1], None)
             if future and not future.done():
                 future.set_result(message[2])
         elif kind == "a":
-            flight = self.flights.pop(message[1], None)
-            if flight:
-                self.metrics.add("num_aborted_requests_total", 1, **self.metrics.model)
-                flight.finish = {
-                    "type": "abort",
-                    "message": message[3],
-                    "status_code": message[2],
-                    "err_type": None,
-                }
-                self._answer(flight)
-
-    def _step(self, message: tuple[Any, ...], flush: bool) -> None:
-        _, kind, tokens, cached, first, decoded, ended, retracted, graphed, report = message
-        now, metrics, rank = time.monotonic(), self.metrics, self.metrics.rank
-        mode = f"{kind}_{'cuda_graph' if graphed else 'none'}"
-        metrics.add("cuda_graph_passes_total", 1, mode=mode, **rank)
-        if kind == "prefill":
-            metrics.add("realtime_tokens_total", tokens, mode="prefill_compute", **rank)
-            metrics.add("prefill_effective_tokens_total", tokens, mode="input", **rank)
-            metrics.add("prefill_effective_tokens_total", cached, mode="device_hit", **rank)
-            if cached:
-                metrics.add("realtime_tokens_total", cached, mode="prefill_cache", **rank)
-        if decoded or first:
-            metrics.add("realtime_tokens_total", decoded + len(first), mode="decode", **rank)
-        for rid in retracted:
-            flight = self.decoding.pop(rid, None)
-            if flight:
-                flight.retractions += 1
-        finished = dict(ended)
-        if decoded:
-            between = metrics.histogram("inter_token_latency_seconds", **metrics.model)
-            for flight in self.decoding.values():
-                flight.out += 1
-                between.observe(now - flight.last)
-                flight.last = now
-                if flush and flight.stream and flight.rid not in finished:
-                    self._push(flight)
-        for rid, hit, queue_s, step_s in first:
-            flight = self.flights.get(rid)
-            if flight is None:
-                continue
-            self.decoding[rid] = flight
-            flight.out += 1
-            flight.last = now
-            if not flight.first:
-                self._first_token(flight, hit, queue_s, step_s, now)
-            if flight.stream and rid not in finished:
-                self._push(flight)
-        for rid, reason in ended:
-            self.decoding.pop(rid, None)
-            flight = self.flights.pop(rid, None)
-            if flight:
-                flight.finish = (
-                    {"type": reason, "matched": 128009}
-                    if reason == "stop"
-                    else {"type": reason, "length": flight.out}
-                )
-                self._answer(flight)
-                self._count_end(flight, now)
-        if report is not None:
-            self._take_stats(report)
-
-    def _push(self, flight: Flight) -> None:
-        """An event for what is new; a client that is behind gets more tokens in its next one."""
-        due = flight.out - flight.sent >= flight.interval or not flight.sent
-        if due and not flight.connection.behind:
-            flight.connection.send_event(flight.event())
-
-    def _first_token(self, flight: Flight, hit: int, queue_s: float, step_s: float, now: float) -> None:
-        metrics = self.metrics
-        flight.first, flight.cached, flight.queue_s = now, hit, queue_s
-        streaming = {"is_streaming": str(flight.stream).lower(), **metrics.model}
-        metrics.histogram("time_to_first_token_seconds", **streaming).observe(now - flight.began)
-        metrics.histogram("queue_time_seconds", **metrics.rank).observe(queue_s)
-        stages = (("request_process", 5e-5), ("prefill_waiting", queue_s), ("prefill_forward", step_s))
-        for stage, seconds in stages:
-            metrics.histogram("per_stage_req_latency_seconds", stage=stage, **metrics.rank).observe(seconds)
-
-    def _answer(self, flight: Flight) -> None:
-        connection, finish = flight.connection, flight.finish
-        assert finish is not None
-        if flight.stream:
-            connection.send_event(flight.ending())
-            connection.end_stream()
-        elif finish["type"] == "abort":
-            status = finish["status_code"]
-            body = {
-                "object": "error",
-                "message": finish["message"],
-                "type": str(status),
-                "param": None,
-                "code": status,
-            }
-            connection.respond_json(status, body)
-        else:
-            connection.respond_json(200, flight.document())
-
-    def _count_end(self, flight: Flight, now: float) -> None:
-        """Token counters move when a request ends."""
-        metrics = self.metrics
-        streaming = {"is_streaming": str(flight.stream).lower(), **metrics.model}
-        metrics.add("prompt_tokens_total", flight.prompt_tokens, **streaming)
-        metrics.add("generation_tokens_total", flight.out, **streaming)
-        metrics.add("num_requests_total", 1, **streaming)
-        if flight.cached:
-            metrics.add("cached_tokens_total", flight.cached, cache_source="device", **metrics.model)
-        metrics.histogram("e2e_request_latency_seconds", **streaming).observe(now - flight.began)
-        metrics.histogram("prompt_tokens_histogram", **metrics.model).observe(flight.prompt_tokens)
-        uncached = flight.prompt_tokens - flight.cached
-        metrics.histogram("uncached_prompt_tokens_histogram", **metrics.model).observe(uncached)
-        metrics.histogram("generation_tokens_histogram", **metrics.model).observe(flight.out)
-
-    def _take_stats(self, stats: dict[str, Any]) -> None:
-        self.stats, self.stats_at = stats, time.time()
-        show_stats(self.metrics, stats, self.scheduler_pid)
-
-    def _left(self, connection: Connection) -> None:
-        """A client closed its connection: its request is aborted."""
-        if connection.on_done:
-            connection.on_done(499)
-            connection.on_done = None
-        for flight in [each for each in self.flights.values() if each.connection is connection]:
-            del self.flights[flight.rid]
-            self.decoding.pop(flight.rid, None)
-            self.metrics.add("num_aborted_requests_total", 1, **self.metrics.model)
-            if not self.dead:
-                self.tell(("x", flight.rid))
-
-    # ---- what the API shows
-
-    def describe(self, answer: dict[str, Any]) -> dict[str, Any]:
-        """/server_info."""
-        engine, seconds = self.engine, self.engine["seconds"]
-        graphs = {
-            phase: round(engine["graph_gb"].get(phase, 0.0), 3)
-            for phase in ("prefill", "decode", "target_verify", "draft_prefill", "draft_decode", "draft_extend")
-        }
-        startup = {
-            "load_weight": seconds["load_weight"],
-            "kv_cache_allocation": seconds["kv_cache_allocation"],
-            "scheduler_e2e": seconds["scheduler_e2e"],
-            "cuda_graph": {phase: seconds.get(phase, 0.0) for phase in graphs},
-        }
-        internal = {
-            **self.args.values,
-            "world_size": self.args.tp_size,
-            **answer,
-            "memory_usage": {
-                "weight": round(engine["weights_gb"], 3),
-                "kvcache": round(engine["kv_gb"], 3),
-                "startup_available": round(engine["available_gb"], 3),
-                "token_capacity": engine["pool_tokens"],
-                "token_capacity_swa": None,
-                "graph": graphs,
-            },
-            "startup_time": startup,
-            "effective_max_running_requests_per_dp": engine["max_running"],
-        }
-        return {
-            **self.args.values,
-            "launch_command": launch_command(self.args.argv),
-            "status": "ready",
-            "max_total_num_tokens": engine["pool_tokens"],
-            "max_req_input_len": min(engine["context_len"], engine["pool_tokens"]) - 6,
-            "startup_time": {**startup, "tokenizer_e2e": self.tokenizer_s},
-            "internal_states": [internal],
-            "version": self.version,
-            "kv_events": None,
-            "simulated": True,
-        }
-
-    def count_http(self, connection: Connection, request: HttpRequest) -> None:
-        """HTTP counters; the response is counted when it ends."""
-        key = (request.path, request.method)
-        self.active[key] = self.active.get(key, 0) + 1
-        self.metrics.add("http_requests_total", 1, endpoint=key[0], method=key[1])
-
-        def done(status: int) -> None:
-            self.active[key] -= 1
-            self.metrics.add("http_responses_total", 1, endpoint=key[0], method=key[1], status_code=str(status))
-
-        connection.on_done = done
-
-    def refresh_http_gauges(self) -> None:
-        """Gauges that are computed when /metrics is read."""
-        for (endpoint, method), count in self.active.items():
-            self.metrics.set("http_requests_active", count, endpoint=endpoint, method=method)
-        used = resource.getrusage(resource.RUSAGE_SELF)
-        self.metrics.set("process_cpu_seconds_total", used.ru_utime + used.ru_stime, component="tokenizer")
+            self.traffic.abort(message[1], message[2], message[3])
 
     # ---- the end
 
@@ -434,7 +235,7 @@ class Server:
             await asyncio.sleep(self.period_s)
             if not self.draining or self.dead:
                 continue
-            rids = list(self.flights)
+            rids = list(self.traffic.flights)
             log.say(
                 f"Gracefully exiting... Remaining number of requests {len(rids)}. Remaining requests "
                 f"remaining_rids={rids}."
@@ -455,9 +256,9 @@ class Server:
         self.spawn(self._finish_streams())
 
     async def _finish_streams(self) -> None:
-        if self.flights:
+        if self.traffic.flights:
             log.say("INFO:     Waiting for background tasks to complete. (CTRL+C to force quit)")
-        while self.flights and not self.dead:  # noqa: ASYNC110 - a tenth of a second is near enough here
+        while self.traffic.flights and not self.dead:  # noqa: ASYNC110 - a tenth of a second is near enough here
             await asyncio.sleep(0.1)
         if not self.dead:
             self._goodbye()
@@ -541,22 +342,6 @@ class _Channel(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._server.scheduler_gone()
-
-
-def launch_command(argv: list[str]) -> str:
-    """The arguments with the keys taken out, as /server_info shows them."""
-    shown, hide = [], False
-    for word in argv:
-        name, equals, _ = word.partition("=")
-        if hide:
-            shown.append("***")
-            hide = False
-        elif name in ("--api-key", "--admin-api-key", "--ssl-keyfile-password"):
-            shown.append(f"{name}=***" if equals else word)
-            hide = not equals
-        else:
-            shown.append(word)
-    return shlex.join(shown).replace("'***'", "***")
 
 
 async def _fetch(host: str, port: int, method: str, path: str, body: bytes, key: str | None) -> int:
