@@ -50,7 +50,7 @@ class Running:
         assert len(found) == 1, found
         return found[0]
 
-    def wait_log(self, text: str, seconds: float = 15.0) -> None:
+    def wait_log(self, text: str, seconds: float = 30.0) -> None:
         """Until the log holds `text`; fails when the time is over."""
         end = time.monotonic() + seconds
         while text not in self.log:
@@ -62,7 +62,7 @@ class Running:
         self.wait_log("The server is fired up and ready to roll!")
         return self
 
-    def wait_exit(self, seconds: float = 15.0) -> int:
+    def wait_exit(self, seconds: float = 30.0) -> int:
         return self.process.wait(seconds)
 
     def request(

@@ -186,7 +186,7 @@ def test_metrics_page_parses_and_counts(launch: Launch) -> None:
 def test_retraction_shows_in_log_and_counters(launch: Launch) -> None:
     flags = ("--max-total-tokens", "3000", "--schedule-conservativeness", "0.1", "--enable-metrics")
     server = launch(*flags).wait_ready()
-    figures = asyncio.run(load(f"http://127.0.0.1:{server.port}", 24, 36, prompt=100, output=300, jitter=0.2))
+    figures = asyncio.run(load(f"http://127.0.0.1:{server.port}", 20, 20, prompt=100, output=250, jitter=0.2))
     assert figures["errors"] == 0
     assert re.search(
         r"KV cache pool is full\. Retract requests\. #retracted_reqs: \d+, #new_tokens_gained: \d+, ",
