@@ -157,3 +157,11 @@ def test_a_broken_card_file_is_replaced(tmp_path: Path) -> None:
     (tmp_path / "card.json").write_text("{half")
     card = CardFile(tmp_path / "card.json", H200)
     assert card.allocate(GIB, "me") == H200.usable_bytes - GIB
+
+
+def test_a_deleted_card_file_is_written_again_with_what_is_held(tmp_path: Path) -> None:
+    card = CardFile(tmp_path / "card.json", H200)
+    card.allocate(100 * GIB, "me")
+    (tmp_path / "card.json").unlink()
+    card.show(utilization=10)
+    assert [each["used_bytes"] for each in card.read()["processes"]] == [100 * GIB]

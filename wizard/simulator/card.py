@@ -73,6 +73,7 @@ class CardFile:
     def __init__(self, path: Path, model: CardModel, owner_pid: int | None = None) -> None:
         self.path, self.model = path, model
         self.owner_pid = owner_pid or os.getpid()
+        self._held, self._name = 0, "sglang::scheduler"  # put back when somebody deletes the file under us
         path.parent.mkdir(parents=True, exist_ok=True)
 
     @contextmanager
@@ -130,7 +131,7 @@ class CardFile:
         as loading a model's layers does; the error then names one piece.
         """
         with self._locked() as state:
-            entry = self._own(state, name)
+            entry, self._name = self._own(state, name), name
             used = sum(int(each["used_bytes"]) for each in state["processes"])
             free = self.model.usable_bytes - used
             if count > free:
@@ -146,6 +147,7 @@ class CardFile:
                     chunk or count, max(free, 0), int(entry["used_bytes"]), others, self.model.usable_bytes
                 )
             entry["used_bytes"] += count
+            self._held = int(entry["used_bytes"])
             return free - count
 
     def _own(self, state: dict[str, Any], name: str) -> dict[str, Any]:
@@ -153,7 +155,7 @@ class CardFile:
         for entry in state["processes"]:
             if entry["pid"] == pid:
                 return dict_of(entry)
-        entry = {"pid": pid, "start_ticks": start_ticks(pid), "used_bytes": 0, "name": name}
+        entry = {"pid": pid, "start_ticks": start_ticks(pid), "used_bytes": self._held, "name": name}
         state["processes"].append(entry)
         return entry
 
@@ -165,6 +167,8 @@ class CardFile:
     def show(self, **values: float) -> None:
         """Set utilization, power_w, sm_clock_mhz, temperature_c."""
         with self._locked() as state:
+            if self._held:
+                self._own(state, self._name)
             state.update(values)
 
 
