@@ -12,7 +12,7 @@ from wizard.core.redact import clean, redact_text
 from wizard.core.target import Target
 from wizard.probes.base import NoData, ProbeContext, ProbeSpec, Unavailable, in_thread
 from wizard.probes.logfile import LogView, read_live, read_saved
-from wizard.probes.process import is_alive
+from wizard.server.identity import is_alive
 
 RECENT_S = 60.0
 """Counts of a live server are of its last minute; of a saved log, of all its lines."""

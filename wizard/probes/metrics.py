@@ -1,80 +1,75 @@
 """What the server counts: rates and quantiles of a window between two scrapes, never lifetime averages.
 
-Names and their spans: SGLang's collectors, 0.4.0 to 0.5.23, checked against recorded pages. Dead or
-misleading gauges (utilization, is_cuda_graph, fwd_occupancy, cache_hit_rate of the last batch) are
-left alone. Without --enable-metrics the same state comes from /v1/loads (0.5.8+).
+Without --enable-metrics the same state comes from /v1/loads (0.5.8+). A frozen scheduler leaves a page that
+still answers 200 with numbers that stand still (recordings: scheduler stopped): that is looked for too.
 """
 
 from __future__ import annotations
 
 import asyncio
 import time
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 
-from wizard.core.exposition import Exposition, ExpositionError, increase, observations, parse, quantile
-from wizard.core.reading import Outcome, ProbeResult, Scalar, Trust, Value
+import httpx
+
+from wizard.core.exposition import (
+    MOST_BYTES,
+    Exposition,
+    ExpositionError,
+    increase,
+    observations,
+    parse,
+    quantile,
+)
+from wizard.core.reading import Outcome, ProbeResult, Trust, Value
 from wizard.core.target import Target
 from wizard.probes.base import NoData, ProbeContext, ProbeSpec, Unavailable, in_thread
-from wizard.probes.web import WebError, get
+from wizard.probes.fetch import FetchError, client_for, fetch
+from wizard.probes.metric_names import (
+    COUNTERS,
+    GAUGES,
+    HISTOGRAMS,
+    LOADS,
+    QUANTILES,
+    ZERO_WHEN_ABSENT,
+    Fold,
+)
+from wizard.probes.reach import is_gone, why_not_ask
 
 SCRAPE_S = 5.0
 STEP_S = 0.5
 """Gauges are looked at this often within the window: they are refreshed at each prefill and each
 40th decode step only, so one look can miss a queue."""
+FROZEN_AFTER_S = 1.5
+"""So long may a busy server count nothing; recordings of an H200 never stood still for a whole second."""
+FEWEST_FINISHED = 3
+"""With fewer requests ended in the window, mean lengths are taken over the server's life."""
 ENABLE = "start the server with --enable-metrics to get rates and latencies"
+OWN_ADDRESS = "check that this is the address of the SGLang server itself, not of a proxy or router"
 
-GAUGES: dict[str, tuple[tuple[str, ...], str]] = {
-    "requests.running": (("sglang:num_running_reqs",), "total"),
-    "requests.queued": (("sglang:num_queue_reqs",), "total"),
-    "kv.usage": (("sglang:full_token_usage", "sglang:token_usage"), "max"),
-    "kv.used_tokens": (("sglang:num_used_tokens", "sglang:kv_used_tokens"), "total"),
-    "kv.capacity_tokens": (("sglang:max_total_num_tokens",), "total"),
-    "kv.pool_gb": (("sglang:kv_cache_memory_usage_gb",), "max"),
-    "weights.memory_gb": (("sglang:weight_memory_usage_gb",), "max"),
-    "server.available_memory_gb": (("sglang:startup_available_gpu_memory_gb",), "max"),
-}
-"""Reading, metric names (newest first), and how to fold series of several ranks."""
-
-COUNTERS: dict[str, tuple[tuple[str, dict[str, str]], ...]] = {
-    "output": (("sglang:realtime_tokens_total", {"mode": "decode"}), ("sglang:generation_tokens_total", {})),
-    "input": (
-        ("sglang:realtime_tokens_total", {"mode": "prefill_compute"}),
-        ("sglang:prompt_tokens_total", {}),
-    ),
-    "finished": (("sglang:num_requests_total", {}),),
-    "aborted": (("sglang:num_aborted_requests_total", {}),),
-    "retracted": (
-        ("sglang:num_retracted_requests_total", {}),
-        ("sglang:total_retracted_reqs", {}),
-        ("sglang:num_retractions_sum", {}),
-    ),
-    "prompt": (("sglang:prompt_tokens_total", {}),),
-    "generated": (("sglang:generation_tokens_total", {}),),
-    "cached": (("sglang:cached_tokens_total", {}),),
-    "graph": (("sglang:cuda_graph_passes_total", {"mode": "decode_cuda_graph"}),),
-    "no_graph": (("sglang:cuda_graph_passes_total", {"mode": "decode_none"}),),
-}
-
-HISTOGRAMS: dict[str, tuple[str, ...]] = {
-    "ttft": ("sglang:time_to_first_token_seconds",),
-    "itl": ("sglang:inter_token_latency_seconds", "sglang:time_per_output_token_seconds"),
-    "e2e": ("sglang:e2e_request_latency_seconds",),
-    "queue": ("sglang:queue_time_seconds", "sglang:queue_time_s"),
-}
-QUANTILES = (
-    ("ttft.p50", "ttft", 0.5),
-    ("ttft.p99", "ttft", 0.99),
-    ("itl.p50", "itl", 0.5),
-    ("itl.p99", "itl", 0.99),
-    ("e2e.p50", "e2e", 0.5),
-    ("queue.p50", "queue", 0.5),
-)
+_MAX_AND_MEAN = ("requests.running", "requests.queued", "kv.usage")
 
 
 @dataclass(frozen=True)
 class Scrape:
     page: Exposition
     at: float
+
+
+@dataclass
+class _Readings:
+    """Values being collected; None is never put."""
+
+    source: str
+    trust: Trust = Trust.MEASURED
+    values: dict[str, Value] = field(default_factory=dict)
+
+    def put(
+        self, name: str, x: float | int | bool | None, source: str | None = None, trust: Trust | None = None
+    ) -> None:
+        if x is not None:
+            self.values[name] = Value(x, trust or self.trust, source or self.source)
 
 
 class MetricsProbe:
@@ -86,244 +81,296 @@ class MetricsProbe:
         target = ctx.target
         if target.metrics_path is not None:
             return await in_thread(_saved, target.metrics_path)
-        if target.port == 0:
-            raise NoData("the target is a saved log: there is no /metrics to read")
+        why = why_not_ask(target)
+        if why is None and await in_thread(is_gone, target):
+            why = "the server's process has ended"
+        if why is not None:
+            raise NoData(why)
         try:
-            first = await _scrape(target)
-        except _Disabled as error:
-            return await _from_loads(target, ctx.window_s, str(error))
-        scrapes = [first]
-        deadline = first.at + ctx.window_s
-        while True:
-            left = deadline - time.monotonic()
-            await asyncio.sleep(max(0.05, min(STEP_S, left)))
-            scrapes.append(await _scrape(target))
-            if time.monotonic() >= deadline:
-                break
-        return _windowed(scrapes)
+            async with client_for(target) as client:
+                try:
+                    scrapes = await _scrapes(client, ctx.window_s)
+                except _MetricsOff as off:
+                    return await _from_loads(client, target, ctx.window_s, str(off))
+        except FetchError as error:
+            raise _explained(error) from None
+        return await in_thread(windowed, scrapes)
 
 
-class _Disabled(Exception):
+class _MetricsOff(Exception):
     """The server has no /metrics."""
 
 
-async def _scrape(target: Target) -> Scrape:
+def _explained(error: FetchError) -> NoData | Unavailable:
+    if error.kind == "refused":
+        return NoData(str(error), "SGLang opens its port only after the model is loaded: see the log")
+    if error.kind == "unauthorized":
+        return Unavailable(str(error), "give the server's own command (its --api-key is used, never shown)")
+    if error.kind in ("redirect", "status", "garbled", "address"):
+        return Unavailable(str(error), OWN_ADDRESS)
+    return Unavailable(str(error))
+
+
+async def _scrapes(client: httpx.AsyncClient, window_s: float) -> list[Scrape]:
+    """Pages over the window. Once one was read, a later failure ends the window early."""
+    scrapes = [await _scrape(client)]
+    deadline = scrapes[0].at + window_s
+    while time.monotonic() < deadline:
+        await asyncio.sleep(max(0.05, min(STEP_S, deadline - time.monotonic())))
+        try:
+            scrapes.append(await _scrape(client))
+        except (FetchError, Unavailable, _MetricsOff):
+            break
+    return scrapes
+
+
+async def _scrape(client: httpx.AsyncClient) -> Scrape:
+    at = time.monotonic()
     try:
-        page = await get(target, "/metrics", SCRAPE_S)
-    except WebError as error:
-        if error.kind == "refused":
-            raise NoData(str(error)) from None
-        raise Unavailable(str(error)) from None
-    if page.status == 404:
-        raise _Disabled("/metrics answered 404: metrics are off")
-    if page.status in (401, 403):
-        raise Unavailable(f"/metrics answered {page.status}", "it wants the server's API key")
-    if page.status != 200:
-        raise Unavailable(f"/metrics answered {page.status}", "check that this is the server's own address")
+        page = await fetch(client, "/metrics", seconds=SCRAPE_S, most_bytes=MOST_BYTES)
+    except FetchError as error:
+        if error.status == 404:
+            raise _MetricsOff("/metrics answered 404: metrics are off") from None
+        raise
     if page.is_html:
-        raise Unavailable("/metrics is a web page, not metrics", "check that this is the server's own address")
+        raise Unavailable("/metrics is a web page, not a metrics page", OWN_ADDRESS)
     try:
-        parsed = parse(page.body, cut=page.cut)
+        parsed = await in_thread(lambda: parse(page.body, cut=page.cut))
     except ExpositionError as error:
-        raise Unavailable(f"/metrics: {error}", "check that this is the server's own address") from None
+        raise Unavailable(f"/metrics: {error}", OWN_ADDRESS) from None
     if not any(name.startswith("sglang:") for name in parsed.names()):
-        raise Unavailable("/metrics has no sglang: series", "check that this is the server's own address")
-    return Scrape(parsed, time.monotonic())
+        raise Unavailable("/metrics has no sglang: series", OWN_ADDRESS)
+    return Scrape(parsed, at)
 
 
-def _gauge(page: Exposition, reading: str) -> float | None:
-    names, fold = GAUGES[reading]
-    for name in names:
-        x = page.total(name) if fold == "total" else page.max(name)
+def fold(page: Exposition, name: str, how: Fold) -> float | None:
+    """One number of all series of a name; None when there is none."""
+    if how == "total":
+        return page.total(name)
+    if how == "max":
+        return page.max(name)
+    samples = [s for s in page.samples(name) if s.value == s.value]
+    if not samples:
+        return None
+    if how == "min":
+        return min(s.value for s in samples)
+    phases: dict[str, float] = {}
+    for sample in samples:
+        phase = sample.labels.get("phase", "")
+        phases[phase] = max(phases.get(phase, 0.0), sample.value)
+    return sum(phases.values())
+
+
+def gauge(page: Exposition, reading: str) -> float | None:
+    names, how = GAUGES[reading]
+    return next((x for x in (fold(page, name, how) for name in names) if x is not None), None)
+
+
+def counted(page: Exposition, key: str) -> float | None:
+    """A counter's value; 0 when it has not begun on a version that has it; None when it cannot be told."""
+    for name, labels in COUNTERS[key]:
+        x = page.total(name, **labels)
         if x is not None:
             return x
-    return None
+    return 0.0 if any(page.has(name) for name in ZERO_WHEN_ABSENT[key]) else None
 
 
-def _counter(page: Exposition, key: str) -> tuple[str, float] | None:
+def grown(first: Exposition, last: Exposition, key: str) -> float | None:
+    """Growth of a counter over the window; one that appeared within it grew from 0."""
     for name, labels in COUNTERS[key]:
-        x = page.sum(name, **labels)
+        x = last.total(name, **labels)
         if x is not None:
-            return name, x
-    return None
+            return increase(first.total(name, **labels) or 0.0, x)
+    return 0.0 if counted(last, key) == 0.0 else None
 
 
-def _grown(first: Exposition, last: Exposition, key: str) -> float | None:
-    """Growth of a counter; one that appeared within the window grew from 0."""
-    now = _counter(last, key)
-    if now is None:
-        return None
-    labels = dict(next(lbl for name, lbl in COUNTERS[key] if name == now[0]))
-    return increase(first.sum(now[0], **labels) or 0.0, now[1])
-
-
-def _histogram(page: Exposition, key: str) -> dict[float, float]:
+def histogram(page: Exposition, key: str) -> dict[float, float]:
     return next((h for h in (page.histogram(name) for name in HISTOGRAMS[key]) if h), {})
 
 
-def _windowed(scrapes: list[Scrape]) -> ProbeResult:
+def windowed(scrapes: Sequence[Scrape]) -> ProbeResult:
+    """The readings of some pages of one server; of a single page, its state without rates."""
     first, last = scrapes[0].page, scrapes[-1].page
-    seconds = max(1e-6, scrapes[-1].at - scrapes[0].at)
-    values: dict[str, Value] = {}
-
-    def put(name: str, x: Scalar | None, source: str = "/metrics", trust: Trust = Trust.MEASURED) -> None:
-        if x is not None:
-            values[name] = Value(x, trust, source)
-
+    seconds = scrapes[-1].at - scrapes[0].at
+    out = _Readings("/metrics")
+    out.put("server.metrics_enabled", True)
     for reading in GAUGES:
-        seen = [x for x in (_gauge(s.page, reading) for s in scrapes) if x is not None]
-        if not seen:
-            continue
-        x = max(seen)
-        whole = reading.startswith("requests.") or reading.endswith("_tokens")
-        put(reading, int(x) if whole else round(x, 4))
-        if reading in ("requests.running", "requests.queued", "kv.usage"):
-            put(f"{reading}_mean", round(sum(seen) / len(seen), 4))
-    put("graph.memory_gb", _graph_memory(last))
-    put("metrics.window_s", round(seconds, 2))
-    put("server.metrics_enabled", True)
-    _rates(first, last, seconds, put)
-    for name, key, q in QUANTILES:
-        seconds_q = quantile(_histogram(first, key) or None, _histogram(last, key), q)
-        put(name, None if seconds_q is None else round(1000 * seconds_q, 2), "/metrics, window buckets")
-    put("metrics.frozen", _frozen(scrapes))
-    cut = last.truncated or last.skipped > 0
-    reason = f"{last.skipped} lines of the page could not be read" if last.skipped else None
+        seen = [x for x in (gauge(s.page, reading) for s in scrapes) if x is not None]
+        if seen:
+            x = max(seen) if reading in _MAX_AND_MEAN else seen[-1]
+            out.put(reading, _rounded(reading, x))
+            if reading in _MAX_AND_MEAN:
+                out.put(f"{reading}_mean", round(sum(seen) / len(seen), 4))
+    total = counted(last, "retracted")
+    out.put("requests.retracted_total", None if total is None else int(total))
+    reason = None
+    if len(scrapes) > 1 and seconds > 0:
+        out.put("metrics.window_s", round(seconds, 2))
+        _rates(first, last, seconds, out)
+        _latencies(first, last, out)
+        out.put("metrics.frozen", frozen(scrapes))
+    else:
+        reason = "only one page could be read: no rates, no latencies"
+    _lengths(first, last, out)
     if last.truncated:
-        reason = "the page was cut: what was read is used"
-    return ProbeResult("metrics", Outcome.OK, values, reason if cut else None)
+        reason = "the page was cut: what was whole is used"
+    elif last.skipped:
+        reason = f"{last.skipped} lines of the page could not be read"
+    return ProbeResult("metrics", Outcome.OK, out.values, reason)
 
 
-def _rates(first: Exposition, last: Exposition, seconds: float, put: object) -> None:
-    assert callable(put)
-    output, fed = _grown(first, last, "output"), _grown(first, last, "input")
-    put("throughput.output", None if output is None else round(output / seconds, 1))
-    put("throughput.input", None if fed is None else round(fed / seconds, 1))
-    finished = _grown(first, last, "finished")
-    put("requests.finished", None if finished is None else int(finished))
-    for reading, key in (("requests.aborted", "aborted"), ("requests.retracted", "retracted")):
-        grown = _grown(first, last, key)
-        put(reading, int(grown) if grown is not None else 0, "/metrics (no such series yet: none)")
-    total = _counter(last, "retracted")
-    put("requests.retracted_total", int(total[1]) if total else 0)
-    prompt, cached = _grown(first, last, "prompt"), _grown(first, last, "cached")
-    if prompt and cached is not None:
-        put("cache.hit_ratio", round(min(1.0, cached / prompt), 4))
-    _lengths(first, last, put)
-    graph, eager = _grown(first, last, "graph"), _grown(first, last, "no_graph")
-    passes = (graph or 0.0) + (eager or 0.0)
-    if passes > 0:
-        put("decode.cuda_graph_share", round((graph or 0.0) / passes, 3))
+def _rounded(reading: str, x: float) -> float | int:
+    return int(x) if reading.startswith("requests.") or reading.endswith("_tokens") else round(x, 4)
 
 
-def _lengths(first: Exposition, last: Exposition, put: object) -> None:
+def _rates(first: Exposition, last: Exposition, seconds: float, out: _Readings) -> None:
+    def rate(growth: float | None) -> float | None:
+        return None if growth is None else round(growth / seconds, 1)
+
+    def whole(growth: float | None) -> int | None:
+        return None if growth is None else int(growth)
+
+    output, computed = grown(first, last, "output"), grown(first, last, "computed")
+    if output is not None:
+        out.put("throughput.output", rate(output), "/metrics, realtime_tokens_total")
+    else:
+        seen = observations(histogram(first, "itl") or None, histogram(last, "itl"))
+        generated = grown(first, last, "generated")
+        if seen:
+            seen += observations(histogram(first, "ttft") or None, histogram(last, "ttft"))
+            out.put("throughput.output", rate(seen), "/metrics, latencies observed", Trust.ESTIMATED)
+        else:
+            out.put("throughput.output", rate(generated), "/metrics, requests that ended", Trust.ESTIMATED)
+    if computed is not None:
+        reused = grown(first, last, "reused") or 0.0
+        out.put("throughput.input", rate(computed + reused), "/metrics, realtime_tokens_total")
+        if computed + reused > 0:
+            out.put("cache.hit_ratio", round(reused / (computed + reused), 4), "/metrics, token counters")
+    else:
+        prompt, cached = grown(first, last, "prompt"), grown(first, last, "cached")
+        out.put("throughput.input", rate(prompt), "/metrics, requests that ended", Trust.ESTIMATED)
+        if prompt and cached is not None:
+            out.put("cache.hit_ratio", round(min(1.0, cached / prompt), 4), "/metrics, requests that ended")
+    for key in ("finished", "aborted", "retracted"):
+        out.put(f"requests.{key}", whole(grown(first, last, key)))
+    graph, eager = grown(first, last, "graph"), grown(first, last, "eager")
+    if graph is not None and eager is not None and graph + eager > 0:
+        out.put("decode.cuda_graph_share", round(graph / (graph + eager), 3))
+
+
+def _latencies(first: Exposition, last: Exposition, out: _Readings) -> None:
+    """Quantiles in ms. Within the first bucket (TTFT under 100 ms) the value is only interpolated."""
+    for name, key, q in QUANTILES:
+        buckets = histogram(last, key)
+        x = quantile(histogram(first, key) or None, buckets, q)
+        if x is not None:
+            trust = Trust.ESTIMATED if x <= min(buckets) else Trust.MEASURED
+            out.put(name, round(1000 * x, 2), "/metrics, buckets of the window", trust)
+
+
+def _lengths(first: Exposition, last: Exposition, out: _Readings) -> None:
     """Mean prompt and output of the requests that ended in the window, else of the server's life."""
-    assert callable(put)
-    for start, source, trust in (
-        (first, "/metrics, requests that ended in the window", Trust.MEASURED),
-        (Exposition(), "/metrics, since the server started", Trust.ESTIMATED),
+    for start, fewest, source, trust in (
+        (first, FEWEST_FINISHED, "/metrics, requests that ended in the window", Trust.MEASURED),
+        (Exposition(), 1, "/metrics, since the server started", Trust.ESTIMATED),
     ):
-        finished = _grown(start, last, "finished")
-        prompt, generated = _grown(start, last, "prompt"), _grown(start, last, "generated")
-        if not finished or prompt is None or generated is None:
+        finished = grown(start, last, "finished")
+        prompt, generated = grown(start, last, "prompt"), grown(start, last, "generated")
+        if finished is None or finished < fewest or prompt is None or generated is None:
             continue
-        put("requests.prompt_tokens_mean", round(prompt / finished, 1), source, trust)
-        put("requests.output_tokens_mean", round(generated / finished, 1), source, trust)
-        put("requests.tokens_mean", round((prompt + generated) / finished, 1), source, trust)
+        out.put("requests.prompt_tokens_mean", round(prompt / finished, 1), source, trust)
+        out.put("requests.output_tokens_mean", round(generated / finished, 1), source, trust)
+        out.put("requests.tokens_mean", round((prompt + generated) / finished, 1), source, trust)
         return
 
 
-def _graph_memory(page: Exposition) -> float | None:
-    x = page.sum("sglang:graph_memory_usage_gb")
-    return None if x is None else round(x, 3)
-
-
-def _frozen(scrapes: list[Scrape]) -> bool | None:
-    """Requests run, yet neither tokens nor buckets moved over at least a second: the numbers stand still."""
+def frozen(scrapes: Sequence[Scrape]) -> bool | None:
+    """Requests run, yet no token and no bucket was counted. None = the window is too short to say."""
     first, last = scrapes[0].page, scrapes[-1].page
-    running = _gauge(last, "requests.running")
-    if running is None or scrapes[-1].at - scrapes[0].at < 1.0:
+    running = gauge(last, "requests.running")
+    if running is None or scrapes[-1].at - scrapes[0].at < FROZEN_AFTER_S:
         return None
     if running == 0:
         return False
-    moved = (_grown(first, last, "output") or 0) + (_grown(first, last, "input") or 0)
-    seen = observations(_histogram(first, "itl") or None, _histogram(last, "itl"))
-    return moved == 0 and seen == 0
+    counts = [grown(first, last, key) for key in ("output", "computed", "reused", "finished", "graph", "eager")]
+    seen = observations(histogram(first, "itl") or None, histogram(last, "itl"))
+    return not any(counts) and seen == 0
 
 
-async def _from_loads(target: Target, window_s: float, why: str) -> ProbeResult:
+async def _from_loads(client: httpx.AsyncClient, target: Target, window_s: float, why: str) -> ProbeResult:
     """State from /v1/loads (0.5.8+), which works without --enable-metrics."""
     seen: list[dict[str, float]] = []
     deadline = time.monotonic() + window_s
     while True:
         try:
-            page = await get(target, "/v1/loads", SCRAPE_S)
-            rows = page.document().get("loads") if page.status == 200 else None
-        except WebError as error:
-            raise Unavailable(f"{why}; /v1/loads: {error}", ENABLE) from None
+            page = await fetch(client, "/v1/loads", seconds=SCRAPE_S, most_bytes=1 << 20)
+        except FetchError as error:
+            if seen:
+                break
+            if error.status == 404 and not await _answers_as_sglang(client):
+                raise Unavailable(
+                    f"{target.base_url} has neither /metrics nor /v1/loads", OWN_ADDRESS
+                ) from None
+            raise Unavailable(f"{why}; {error}", ENABLE) from None
+        document = page.json()
+        rows = document.get("loads") if isinstance(document, dict) else None
         if not isinstance(rows, list) or not rows:
-            raise Unavailable(f"{why}; /v1/loads answered {page.status} without loads", ENABLE)
-        seen.append(_loads([r for r in rows if isinstance(r, dict)]))
+            raise Unavailable(f"{why}; /v1/loads holds no loads", ENABLE)
+        seen.append(loads([r for r in rows if isinstance(r, dict)]))
         if time.monotonic() >= deadline:
             break
         await asyncio.sleep(STEP_S)
-    values: dict[str, Value] = {"server.metrics_enabled": Value(False, Trust.MEASURED, "/metrics: 404")}
-    for name in seen[-1]:
+    out = _Readings("/v1/loads", Trust.REPORTED)
+    out.put("server.metrics_enabled", False, "/metrics: 404", Trust.MEASURED)
+    for name in dict.fromkeys(name for found in seen for name in found):
         numbers = [s[name] for s in seen if name in s]
-        x = max(numbers)
-        whole = name.startswith("requests.") or name.endswith("_tokens")
-        values[name] = Value(int(x) if whole else x, Trust.REPORTED, "/v1/loads")
-        if name in ("requests.running", "requests.queued", "kv.usage"):
-            values[f"{name}_mean"] = Value(round(sum(numbers) / len(numbers), 4), Trust.REPORTED, "/v1/loads")
-    return ProbeResult("metrics", Outcome.OK, values, f"{why}; state from /v1/loads", ENABLE)
+        out.put(name, _rounded(name, max(numbers) if name in _MAX_AND_MEAN else numbers[-1]))
+        if name in _MAX_AND_MEAN:
+            out.put(f"{name}_mean", round(sum(numbers) / len(numbers), 4))
+    return ProbeResult("metrics", Outcome.OK, out.values, f"{why}; state from /v1/loads", ENABLE)
 
 
-_LOADS = (
-    ("requests.running", "num_running_reqs", sum),
-    ("requests.queued", "num_waiting_reqs", sum),
-    ("kv.used_tokens", "num_used_tokens", sum),
-    ("kv.capacity_tokens", "max_total_num_tokens", sum),
-    ("kv.usage", "token_usage", max),
-)
+async def _answers_as_sglang(client: httpx.AsyncClient) -> bool:
+    for path in ("/model_info", "/get_model_info"):
+        try:
+            document = (await fetch(client, path, seconds=SCRAPE_S, most_bytes=1 << 20)).json()
+        except FetchError:
+            continue
+        if isinstance(document, dict) and "model_path" in document:
+            return True
+    return False
 
 
-def _loads(rows: list[dict[str, object]]) -> dict[str, float]:
+def loads(rows: Sequence[dict[str, object]]) -> dict[str, float]:
+    """Rows of /v1/loads as readings; fields that are no numbers are left out."""
     found: dict[str, float] = {}
-    for reading, key, fold in _LOADS:
-        numbers = [float(r[key]) for r in rows if isinstance(r.get(key), (int, float))]  # type: ignore[arg-type]
-        if numbers:
-            found[reading] = fold(numbers)
+    for reading, key, how in LOADS:
+        numbers = [r[key] for r in rows] if all(key in r for r in rows) else []
+        known = [float(n) for n in numbers if isinstance(n, (int, float)) and not isinstance(n, bool)]
+        if known:
+            found[reading] = sum(known) if how == "sum" else max(known)
     return found
 
 
 def _saved(path: str) -> ProbeResult:
     """One saved page: gauges as they stood; means over the server's life are estimates."""
-    from wizard.core.exposition import MOST_BYTES
-
     try:
         with open(path, "rb") as file:
             data = file.read(MOST_BYTES + 1)
     except OSError as error:
-        raise NoData(f"{path}: {error.strerror}") from None
+        raise Unavailable(
+            f"{path} cannot be read: {error.strerror}", "check the path given with --metrics"
+        ) from None
     try:
-        page = parse(data[:MOST_BYTES], cut=len(data) > MOST_BYTES)
+        page = parse(data[:MOST_BYTES], cut=len(data) > MOST_BYTES or not data.endswith(b"\n"))
     except ExpositionError as error:
         raise Unavailable(f"{path}: {error}") from None
     if not any(name.startswith("sglang:") for name in page.names()):
         raise Unavailable(f"{path} has no sglang: series: it is no /metrics page of SGLang")
-    values: dict[str, Value] = {}
-
-    def put(name: str, x: Scalar | None, source: str = path, trust: Trust = Trust.REPORTED) -> None:
-        if x is not None:
-            values[name] = Value(x, trust, path)
-
-    for reading in GAUGES:
-        found = _gauge(page, reading)
-        if found is not None:
-            whole = reading.startswith("requests.") or reading.endswith("_tokens")
-            put(reading, int(found) if whole else round(found, 4))
-    total = _counter(page, "retracted")
-    put("requests.retracted_total", int(total[1]) if total else 0)
-    _lengths(Exposition(), page, put)
-    put("graph.memory_gb", _graph_memory(page))
-    return ProbeResult("metrics", Outcome.OK, values, "one saved page: no rates, no latencies of a window")
+    result = windowed([Scrape(page, 0.0)])
+    values = {
+        name: Value(v.x, Trust.ESTIMATED if v.trust is Trust.ESTIMATED else Trust.REPORTED, path)
+        for name, v in result.values.items()
+    }
+    why = "one saved page: no rates and no latencies of a window"
+    return ProbeResult("metrics", Outcome.OK, values, f"{why}; it is cut" if page.truncated else why)

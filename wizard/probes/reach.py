@@ -20,6 +20,6 @@ def why_not_ask(target: Target) -> str | None:
 
 def is_gone(target: Target) -> bool:
     """The target was a process of this host and that very process has ended."""
-    from wizard.probes.process import is_alive
+    from wizard.server.identity import is_alive
 
     return target.identity is not None and not is_alive(target.identity)

@@ -1,22 +1,27 @@
 """What the server says of itself, and what its command line says: version, limits, model, memory.
 
 /server_info (0.5.6+; /get_server_info before) hangs when the scheduler hangs, so it has a short
-time-out of its own and the command line stands in for it. Values given on the command line are told
-apart from those SGLang chose: only the former are somebody's decision.
+time-out of its own; the log's server_args and the command line stand in for it. Values given on the
+command line are told apart from those SGLang chose: only the former are somebody's decision.
 """
 
 from __future__ import annotations
 
-import asyncio
+import re
 from collections.abc import Mapping
 from typing import Any
 
 from wizard.core.argv import CommandLine, parse, split
+from wizard.core.logstory import Story
 from wizard.core.memory import default_fraction, default_max_running_requests
 from wizard.core.reading import Outcome, ProbeResult, Scalar, Trust, Value
+from wizard.core.serverargs import decode_graph_disabled
 from wizard.core.target import Target
-from wizard.probes.base import NoData, ProbeContext, ProbeSpec
-from wizard.probes.web import WebError, get
+from wizard.probes.base import NoData, ProbeContext, ProbeSpec, in_thread
+from wizard.probes.fetch import FetchError, client_for, fetch
+from wizard.probes.log import log_path_of
+from wizard.probes.logfile import read_start
+from wizard.probes.reach import is_gone, why_not_ask
 from wizard.server.catalogue import for_version
 
 INFO_S = 3.0
@@ -41,6 +46,11 @@ _SET = {
     "server.max_total_tokens_set": "max_total_tokens",
     "server.mem_fraction_static_set": "mem_fraction_static",
 }
+_SWITCHES = {
+    "server.disable_radix_cache": ("disable_radix_cache",),
+    "server.cuda_graph_disabled": ("disable_decode_cuda_graph", "disable_cuda_graph"),
+    "server.metrics_enabled": ("enable_metrics",),
+}
 _FROM_COMMAND: dict[str, tuple[str, type]] = {
     "server.mem_fraction_static": ("mem_fraction_static", float),
     "server.chunked_prefill_size": ("chunked_prefill_size", int),
@@ -61,11 +71,18 @@ class SglangProbe:
 
     async def read(self, ctx: ProbeContext) -> ProbeResult:
         target = ctx.target
-        values: dict[str, Value] = {}
-        command = command_of(target)
-        if command is not None:
-            values.update(from_command(command, target))
+        values: dict[str, Value] = {
+            "server.command_known": Value(target.launch is not None, Trust.MEASURED, "process")
+        }
         info, reason = await _info(target)
+        command = command_of(target)
+        path = log_path_of(target)
+        if path is not None and (not info or "server.max_running_requests" not in from_info(info)):
+            values.update(await in_thread(from_log, path))
+        if command is not None:
+            for name, value in from_command(command, target).items():
+                if value.x is not False or name not in values:  # a switch not typed may be on all the same
+                    values[name] = value
         if info:
             values.update(from_info(info))
             # what was typed stays what was typed: /server_info cannot tell it from a default
@@ -76,8 +93,8 @@ class SglangProbe:
         if target.simulated:
             values["server.simulated"] = Value(True, Trust.REPORTED, "command line")
         values.update(_defaults(values, ctx))
-        if not values:
-            raise NoData(reason or "neither the server nor its command line can be seen")
+        if len(values) == 1:
+            raise NoData(reason or "neither the server, nor its log, nor its command line can be seen")
         return ProbeResult("sglang", Outcome.OK, values, reason)
 
 
@@ -112,13 +129,55 @@ def from_command(command: CommandLine, target: Target) -> dict[str, Value]:
     model = command.value("served_model_name") or command.value("model_path")
     if model:
         values["server.model"] = Value(model, Trust.REPORTED, source)
-    switches = {
-        "server.disable_radix_cache": "disable_radix_cache",
-        "server.cuda_graph_disabled": "disable_decode_cuda_graph",
-        "server.metrics_enabled": "enable_metrics",
-    }
-    for reading, name in switches.items():
-        values[reading] = Value(command.value(name) is not None, Trust.REPORTED, source)
+    for reading, names in _SWITCHES.items():
+        given = any(command.value(name) is not None for name in names)
+        values[reading] = Value(given, Trust.REPORTED, source)
+    return values
+
+
+def from_log(path: str) -> dict[str, Value]:
+    """What the last start in the log says: its server_args and its pool; empty when it cannot be read."""
+    try:
+        story = read_start(path)
+    except OSError:
+        return {}  # the log probe says why
+    return from_story(story, path.rpartition("/")[2])
+
+
+def from_story(story: Story, name: str) -> dict[str, Value]:
+    source = f"{name}:{story.settings_line}"
+    values: dict[str, Value] = {}
+    settings = {k: v for k, v in story.settings.items() if k != "version"}
+    for reading, key in _PLAIN.items():
+        x = settings.get(key)
+        if isinstance(x, (bool, int, float, str)) and x != "":
+            values[reading] = Value(x, Trust.REPORTED, source)
+    model = settings.get("served_model_name") or settings.get("model_path")
+    if isinstance(model, str):
+        values["server.model"] = Value(model, Trust.REPORTED, source)
+    for reading, key in (("server.metrics_enabled", "enable_metrics"),):
+        if isinstance(settings.get(key), bool):
+            values[reading] = Value(settings[key], Trust.REPORTED, source)
+    # their default is None, so a number was typed (but speculative decoding fills the first in by itself)
+    for reading, key in (
+        ("server.max_running_requests_set", "max_running_requests"),
+        ("server.max_total_tokens_set", "max_total_tokens"),
+    ):
+        x = settings.get(key)
+        guessed = key == "max_running_requests" and settings.get("speculative_algorithm")
+        if isinstance(x, int) and not isinstance(x, bool) and not guessed:
+            values[reading] = Value(x, Trust.REPORTED, source)
+    disabled = decode_graph_disabled(settings)
+    if disabled is not None:
+        values["server.cuda_graph_disabled"] = Value(disabled, Trust.REPORTED, source)
+    for reading, key in (
+        ("server.max_running_requests", "max_running_requests"),
+        ("server.context_length", "context_len"),
+        ("kv.capacity_tokens", "max_total_num_tokens"),
+    ):
+        if key in story.numbers:
+            x, line = story.numbers[key]
+            values[reading] = Value(int(x), Trust.REPORTED, f"{name}:{line}")
     return values
 
 
@@ -142,25 +201,30 @@ def _set_by_launch_command(info: Mapping[str, Any]) -> dict[str, Value]:
 
 
 async def _info(target: Target) -> tuple[dict[str, Any], str | None]:
-    if target.port == 0:
-        return {}, None
-    reason = None
-    for path in ("/server_info", "/get_server_info"):
-        try:
-            page = await get(target, path, INFO_S)
-            if page.status == 200:
-                return page.document(), None
-            reason = f"{path} answered {page.status}"
-            if page.status in (401, 403):
-                return {}, f"{reason}: it wants the server's API key"
-        except WebError as error:
-            if error.kind == "timed_out":
-                return {}, f"{error}: the scheduler may hang"
-            reason = str(error)
-            if error.kind == "refused":
-                return {}, reason
-        await asyncio.sleep(0)
-    return {}, reason
+    """/server_info, or nothing and why."""
+    why = why_not_ask(target)
+    if why is None and await in_thread(is_gone, target):
+        why = "the server's process has ended"
+    if why is not None:
+        return {}, why if target.port > 0 else None
+    try:
+        async with client_for(target) as client:
+            for path in ("/server_info", "/get_server_info"):
+                try:
+                    page = await fetch(client, path, seconds=INFO_S, most_bytes=1 << 20)
+                except FetchError as error:
+                    if error.status == 404:
+                        continue
+                    hangs = ": the scheduler may hang" if error.kind == "timeout" else ""
+                    return {}, f"{error}{hangs}"
+                document = page.json()
+                if isinstance(document, dict):
+                    return document, None
+                what = "a web page" if page.is_html else "no JSON object"
+                return {}, f"{target.base_url}{path} is {what}: is this an SGLang server?"
+    except FetchError as error:
+        return {}, str(error)
+    return {}, f"{target.base_url} has no /server_info: is this an SGLang server?"
 
 
 def from_info(info: Mapping[str, Any]) -> dict[str, Value]:
@@ -184,10 +248,10 @@ def from_info(info: Mapping[str, Any]) -> dict[str, Value]:
         put("server.cuda_graph_disabled", disabled)
     states = info.get("internal_states")
     state = states[0] if isinstance(states, list) and states and isinstance(states[0], dict) else {}
-    put(
-        "server.max_running_requests",
-        state.get("effective_max_running_requests_per_dp") or info.get("max_running_requests"),
-    )
+    each, replicas = state.get("effective_max_running_requests_per_dp"), info.get("dp_size")
+    if isinstance(each, int) and isinstance(replicas, int) and replicas > 1:
+        each *= replicas
+    put("server.max_running_requests", each or info.get("max_running_requests"))
     memory = state.get("memory_usage")
     if isinstance(memory, dict):
         put("weights.memory_gb", memory.get("weight"))
@@ -240,7 +304,7 @@ def _defaults(values: Mapping[str, Value], ctx: ProbeContext) -> dict[str, Value
         found["server.default_max_running_requests"] = Value(
             x, Trust.ESTIMATED, "pool / context, SGLang's rule"
         )
-    total = number("gpu.memory_total_gb")
+    total = number("gpu.memory_total_gb") or card_gb(ctx.target.hardware)
     version = values.get("server.version")
     device = values.get("server.device")
     if total and version is not None and (device is None or device.x != "cpu"):
@@ -249,3 +313,25 @@ def _defaults(values: Mapping[str, Value], ctx: ProbeContext) -> dict[str, Value
             fraction, Trust.ESTIMATED, "SGLang's rule for this card"
         )
     return found
+
+
+_CARDS = (
+    (r"\bB300\b", 268.0),
+    (r"\bG?B200\b", 179.0),
+    (r"\bG?H200\b", 140.4),
+    (r"\bH20\b", 95.6),
+    (r"\bH[18]00\b", 79.6),
+    (r"\bA100\b.{0,20}\b40 ?G", 39.4),
+    (r"\bA[18]00\b", 79.2),
+    (r"\bL40S?\b|\bA6000\b", 45.0),
+    (r"\b5090\b", 31.8),
+    (r"\b[34]090\b", 24.0),
+    (r"\bL4\b|\bA10G?\b", 22.5),
+    (r"\bT4\b", 15.0),
+)
+"""Words of a card's name -> GiB that nvidia-smi shows for it."""
+
+
+def card_gb(hardware: str) -> float | None:
+    """Memory of a card by what a person wrote of the hardware; None when no known card is named."""
+    return next((gb for words, gb in _CARDS if re.search(words, hardware, re.I)), None)
