@@ -104,7 +104,9 @@ def _load(story: Story, view: LogView, now: float | None, name: str) -> dict[str
 
     largest("requests.running", (b.running for b in batches))
     largest("requests.queued", (b.queued for b in _settled(batches)))
-    largest("kv.usage", (b.usage for b in batches))
+    waiting = [b for b in _settled(batches) if b.queued]
+    # a pool that filled up long after the last one waited is well used, not too small
+    largest("kv.usage", (b.usage for b in waiting or batches))
     graphs = [b.graph for b in batches if b.graph is not None and b.decode]
     if graphs:
         share = sum(graphs) / len(graphs)
