@@ -114,19 +114,28 @@ class Connection(asyncio.Protocol):
         sink: Sink | None = None,
         limit: int,
         keep: int = KEPT_BYTES,
+        timeout_s: float | None = None,
     ) -> Answer:
         """Send a request and wait for the end of its answer.
 
         A 200 answer of type ``text/event-stream`` goes to ``sink`` piece by piece. Of other answers the first
-        ``keep`` bytes are kept. Raises WireError when the answer is cut, malformed, or longer than ``limit``.
-        A cancelled exchange closes the connection, which tells the server to give up on the request.
+        ``keep`` bytes are kept. Raises WireError when the answer is cut, malformed, longer than ``limit``, or
+        has not ended after ``timeout_s``. A cancelled exchange closes the connection, which tells the server to
+        give up on the request.
+
+        The time limit is a timer of its own: ``asyncio.wait_for`` of Python before 3.12 loses a cancellation
+        that meets an answer, and the client would ask on for ever.
         """
         transport = self._transport
         if transport is None or transport.is_closing():
             raise WireError("connection closed", fresh=True)
         self._reset(sink, limit, keep)
         self.exchanges += 1
-        self._answered = asyncio.get_running_loop().create_future()
+        loop = asyncio.get_running_loop()
+        self._answered = loop.create_future()
+        timer = None
+        if timeout_s is not None:
+            timer = loop.call_later(timeout_s, self._fail, WireError(f"no end within {timeout_s:g} s"))
         content = (
             f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n" if method == "POST" else ""
         )
@@ -140,6 +149,8 @@ class Connection(asyncio.Protocol):
             raise
         finally:
             self._answered = None
+            if timer is not None:
+                timer.cancel()
 
     def close(self) -> None:
         """At once, without waiting for anything."""
