@@ -33,65 +33,64 @@ def text_of(app: Any) -> str:
     return "\n".join("".join(segment.text for segment in strip).rstrip() for strip in rows)
 
 
-async def play(scenario: str, size: tuple[int, int], show_text: bool) -> None:
-    from wizard.cli.stage import SCENARIOS, Stage
+async def play(stage: Any, size: tuple[int, int], show_text: bool) -> None:
     from wizard.session.engine import Engine
     from wizard.tui.app import WizardApp
 
-    with Stage(SCENARIOS[scenario]) as stage:
+    def factory(on_state: Any, on_targets: Any) -> Engine:
+        return Engine(target=stage.target, on_state=on_state, on_targets=on_targets)
 
-        def factory(on_state: Any, on_targets: Any) -> Engine:
-            return Engine(target=stage.target, on_state=on_state, on_targets=on_targets)
+    app = WizardApp(factory)
+    app.host = "gpu-07"
+    try:
+        async with app.run_test(size=size) as pilot:
 
-        app = WizardApp(factory)
-        app.host = "gpu-07"
-        try:
-            async with app.run_test(size=size) as pilot:
+            async def until(*texts: str) -> None:
+                end = time.monotonic() + LIMIT_S
+                while not any(text in text_of(app) for text in texts):
+                    if time.monotonic() > end:
+                        raise SystemExit(f"{texts} was never shown; the screen:\n{text_of(app)}")
+                    await pilot.pause(0.2)
 
-                async def until(*texts: str) -> None:
-                    end = time.monotonic() + LIMIT_S
-                    while not any(text in text_of(app) for text in texts):
-                        if time.monotonic() > end:
-                            raise SystemExit(f"{texts} was never shown; the screen:\n{text_of(app)}")
-                        await pilot.pause(0.2)
+            async def keep(name: str) -> None:
+                await pilot.pause(0.3)
+                (HERE / f"{name}.svg").write_text(app.export_screenshot(title="sgl-wizard"))
+                if show_text:
+                    print(f"===== {name}\n{text_of(app)}")
 
-                async def keep(name: str) -> None:
-                    await pilot.pause(0.3)
-                    (HERE / f"{name}.svg").write_text(app.export_screenshot(title="sgl-wizard"))
-                    if show_text:
-                        print(f"===== {name}\n{text_of(app)}")
-
-                await until("▲ likely")
-                await until("TTFT p50")
-                await pilot.pause(8)
-                await keep("classify")
+            await until("▲ likely")
+            await until("TTFT p50")
+            await pilot.pause(8)
+            await keep("classify")
+            await pilot.press("enter")
+            for _ in range(6):
+                await until("suggested:", "(3) Solve")
+                await pilot.pause(1.5)
+                if "(3) Solve" in text_of(app):
+                    break
+                await keep("diagnose")
                 await pilot.press("enter")
-                for _ in range(6):
-                    await until("suggested:", "(3) Solve")
-                    await pilot.pause(1.5)
-                    if "(3) Solve" in text_of(app):
-                        break
-                    await keep("diagnose")
-                    await pilot.press("enter")
-                    await pilot.pause(1)
-                await until("Pre-flight")
-                await keep("solve")
-                await pilot.press("enter")
-                await until("Yes, go on")
-                await keep("confirm")
-                stage.stop_clients()
-                await pilot.press("y")
-                await until("● start", "● ready", "● measure after")
-                await keep("progress")
-                await until("KEPT", "FIXED", "BETTER", "ROLLED BACK", "CANNOT TELL", "NO DIFFERENCE")
-                await keep("verdict")
-                app.exit(0)
-        finally:
-            if app.engine is not None:
-                app.engine.stop()
+                await pilot.pause(1)
+            await until("Pre-flight")
+            await keep("solve")
+            await pilot.press("enter")
+            await until("Yes, go on")
+            await keep("confirm")
+            stage.stop_clients()
+            await pilot.press("y")
+            await until("● start", "● ready", "● measure after")
+            await keep("progress")
+            await until("KEPT", "FIXED", "BETTER", "ROLLED BACK", "CANNOT TELL", "NO DIFFERENCE")
+            await keep("verdict")
+            app.exit(0)
+    finally:
+        if app.engine is not None:
+            app.engine.stop()
 
 
 def main() -> int:
+    from wizard.cli.stage import SCENARIOS, Stage
+
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", 1)[0])
     parser.add_argument("scenario", nargs="?", default="queue_cap")
     parser.add_argument("--size", default="100x30")
@@ -100,7 +99,8 @@ def main() -> int:
     width, _, height = args.size.partition("x")
     with tempfile.TemporaryDirectory() as state:
         os.environ["XDG_STATE_HOME"] = state
-        asyncio.run(play(args.scenario, (int(width), int(height)), args.text))
+        with Stage(SCENARIOS[args.scenario]) as stage:
+            asyncio.run(play(stage, (int(width), int(height)), args.text))
     return 0
 
 

@@ -1,17 +1,13 @@
 """The Textual app: takes the engine's states, chooses the screen for each, sends the person's events.
 
 It decides nothing about a server. Before the first paint only what the first screen needs is
-imported; the engine and the other screens come after it. Signals: see ``_catch_signals``.
+imported; the engine and the other screens come after it. Signals and exit codes: see ``ending``.
 """
 
 from __future__ import annotations
 
-import asyncio
-import os
-import signal
 import socket
 import sys
-import threading
 import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -20,6 +16,7 @@ from textual.app import App
 from textual.binding import Binding, BindingType
 from textual.screen import Screen
 
+from wizard.tui import ending
 from wizard.tui.environment import over_ssh, refusal
 from wizard.tui.messages import EngineFailed, EngineReady, Fetched, StateChanged, TargetsFound
 from wizard.tui.screens.base import Frame
@@ -39,9 +36,6 @@ LIVE = ("classify", "diagnose")
 
 PAINT_FIRST_S = 0.04
 """The engine's imports share the interpreter with the first paint; measured, they delay it by up to 100 ms."""
-
-FUSE_S = 2.0
-"""A stalled link blocks Textual's loop (its writer queue fills): after this the process ends anyway."""
 
 
 class WizardApp(App[int]):
@@ -64,6 +58,7 @@ class WizardApp(App[int]):
     def __init__(self, engine_factory: EngineFactory, *, resume: str | None = None) -> None:
         super().__init__()
         self.engine_factory = engine_factory
+        self.at_hang_up: Callable[[], None] | None = None
         self.resume = resume
         self.engine: Any = None
         self.state: SessionState | None = None
@@ -85,7 +80,8 @@ class WizardApp(App[int]):
         return PickerScreen()
 
     def on_mount(self) -> None:
-        self._catch_signals()
+        if not self.is_headless:
+            ending.catch_signals(self.exit, self.at_hang_up)
         self.call_after_refresh(lambda: self.set_timer(PAINT_FIRST_S, self._start_engine))
 
     def _start_engine(self) -> None:
@@ -123,36 +119,8 @@ class WizardApp(App[int]):
 
     def _fatal_error(self) -> None:
         """A defect of a screen ends in one line. Textual's own traceback shows local values: secrets too."""
-        error = self._exception
-        where = ""
-        frame = error.__traceback__ if error is not None else None
-        while frame is not None:
-            where = f"{os.path.basename(frame.tb_frame.f_code.co_filename)}:{frame.tb_lineno}"
-            frame = frame.tb_next
-        self.failure = f"the screen failed ({type(error).__name__} at {where}); --plain works without it"
+        self.failure = ending.failure_line(self._exception)
         self._close_messages_no_wait()
-
-    def _catch_signals(self) -> None:
-        """SIGTERM restores the terminal (exit 143); SIGHUP means it is gone: leave at once (129).
-
-        Plain ``signal.signal``: handlers added to the loop are not run while a stalled link blocks it.
-        The detached runner of a change is another process and goes on.
-        """
-        if threading.current_thread() is not threading.main_thread() or self.is_headless:
-            return
-        loop = asyncio.get_running_loop()
-
-        def terminate(*_: object) -> None:
-            fuse = threading.Timer(FUSE_S, os._exit, (143,))
-            fuse.daemon = True
-            fuse.start()
-            loop.call_soon_threadsafe(self.exit, 143, 143)
-
-        def hang_up(*_: object) -> None:
-            os._exit(129)  # the terminal is gone: nothing may be written to it any more
-
-        signal.signal(signal.SIGTERM, terminate)
-        signal.signal(signal.SIGHUP, hang_up)
 
     # --- what the engine says -----------------------------------------------------------------
 
@@ -386,31 +354,25 @@ class WizardApp(App[int]):
         """Quit; while a change is under way, say first that it goes on without us."""
         run = self.state.run if self.state else None
         if run is None or run.outcome is not None or not run.runner_alive:
-            self.exit(exit_code(self.state))
+            self.exit(ending.exit_code(self.state))
             return
         from wizard.tui.screens.confirm import leaving_screen
 
         if self._overlay_open("leaving"):
-            self.exit(exit_code(self.state))
+            self.exit(ending.exit_code(self.state))
             return
         self.open_over(
-            leaving_screen(run.session_id), lambda yes: self.exit(exit_code(self.state)) if yes else None
+            leaving_screen(run.session_id), lambda yes: self.exit(ending.exit_code(self.state)) if yes else None
         )
 
 
-def exit_code(state: SessionState | None) -> int:
-    """0 healthy, fixed or nothing examined; 1 a cause not fixed; 4 rolled back; 5 rollback failed."""
-    if state is None or (state.target is None and state.run is None):
-        return 0
-    if state.run is not None:
-        outcome = state.run.outcome.value if state.run.outcome else ""
-        return {"kept": 0, "rolled_back": 4, "rollback_failed": 5}.get(outcome, 1)
-    return 1 if state.verdict == "problem" else 0
-
-
-def run(engine_factory: EngineFactory, *, resume: str | None = None) -> int:
+def run(
+    engine_factory: EngineFactory, *, resume: str | None = None, at_hang_up: Callable[[], None] | None = None
+) -> int:
     """Run the wizard full screen; the exit code. ``engine_factory(on_state, on_targets)`` makes the engine.
 
+    ``at_hang_up`` is called in the SIGHUP handler just before the process ends: the demo puts its
+    stage away there. It must not write to the terminal.
     Refuses with one line on stderr (exit 3) where no full screen can be shown.
     """
     why = refusal()
@@ -418,6 +380,7 @@ def run(engine_factory: EngineFactory, *, resume: str | None = None) -> int:
         print(f"sgl-wizard: {why}", file=sys.stderr)
         return 3
     app = WizardApp(engine_factory, resume=resume)
+    app.at_hang_up = at_hang_up
     try:
         result = app.run(mouse=not over_ssh())
     finally:

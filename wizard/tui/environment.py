@@ -17,7 +17,7 @@ def over_ssh(environ: MutableMapping[str, str] | None = None) -> bool:
 
 
 def prepare(environ: MutableMapping[str, str] | None = None) -> None:
-    """Set defaults: no animation, at most 15 frames a second over SSH, the terminal's own colours.
+    """Set defaults: no animation, at most 30 frames a second over SSH, the terminal's own colours.
 
     The ansi theme sends about half the bytes of a 24-bit one and keeps the terminal's background.
     """
@@ -25,7 +25,7 @@ def prepare(environ: MutableMapping[str, str] | None = None) -> None:
     env.setdefault("TEXTUAL_ANIMATIONS", "none")
     env.setdefault("TEXTUAL_SMOOTH_SCROLL", "0")
     env.setdefault("TEXTUAL_THEME", "ansi-dark")
-    env.setdefault("TEXTUAL_FPS", "15" if over_ssh(env) else "30")
+    env.setdefault("TEXTUAL_FPS", "30" if over_ssh(env) else "60")
 
 
 def refusal(environ: MutableMapping[str, str] | None = None) -> str | None:

@@ -123,7 +123,7 @@ def field(
 def split(left: Line, right: Line, width: int) -> Line:
     """Left and right on one line; the left gives way."""
     room = width - width_of(right) - 1
-    if room < 8:
+    if not right or room < 8:
         return cut(left, width)
     short = cut(left, room)
     return (*short, (" " * (width - width_of(short) - width_of(right)), ""), *right)

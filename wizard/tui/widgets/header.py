@@ -33,8 +33,9 @@ def header_lines(state: SessionState | None, where: Line, width: int, *, stage: 
     if where:
         left = (*left, ("   ", ""), *where)
     locked = state is not None and state.read_only
-    right: Line = (("read-only: ON ", "warn") if locked else ("read-only: off ", "dim"),)
     step = stage or (state.step.value if state is not None else "classify")
+    off = (("read-only: off ", "dim"),) if step == "classify" else ()
+    right: Line = (("read-only: ON ", "warn"),) if locked else off
     done = bool(state and state.run and state.run.outcome is not None)
     return [split(left, right, width), stages_line(step, finished=done), rule(width)]
 
