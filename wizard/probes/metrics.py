@@ -285,12 +285,16 @@ def _lengths(first: Exposition, last: Exposition, out: _Readings) -> None:
 
 
 def frozen(scrapes: Sequence[Scrape]) -> bool | None:
-    """Requests run, yet no token and no bucket was counted. None = the window is too short to say."""
+    """Requests run or wait, yet no token and no bucket was counted. None = the window is too short to say.
+
+    Not a proof: for up to 30 s after a load its last gauges may stand (SGLang refreshes them when idle every
+    30 s). A frozen scheduler also fails /health after 20 s.
+    """
     first, last = scrapes[0].page, scrapes[-1].page
-    running = gauge(last, "requests.running")
+    running, queued = gauge(last, "requests.running"), gauge(last, "requests.queued")
     if running is None or scrapes[-1].at - scrapes[0].at < FROZEN_AFTER_S:
         return None
-    if running == 0:
+    if running + (queued or 0.0) == 0:
         return False
     counts = [grown(first, last, key) for key in ("output", "computed", "reused", "finished", "graph", "eager")]
     seen = observations(histogram(first, "itl") or None, histogram(last, "itl"))

@@ -262,8 +262,9 @@ def from_info(info: Mapping[str, Any]) -> dict[str, Value]:
             graph = round(sum(x for x in graph.values() if isinstance(x, (int, float))), 3)
         put("graph.memory_gb", graph)
         tokens, pool = info.get("max_total_num_tokens"), memory.get("kvcache")
-        if isinstance(tokens, int) and tokens > 0 and isinstance(pool, (int, float)) and pool > 0:
-            put("kv.cell_bytes", round(pool * GIB / tokens))
+        if isinstance(tokens, int) and tokens > 0 and isinstance(pool, (int, float)) and pool > 0.05:
+            cell = round(pool * GIB / tokens)  # the pool is told to 0.001 GB: useless for a tiny one
+            values["kv.cell_bytes"] = Value(cell, Trust.ESTIMATED, source)
     return values
 
 
