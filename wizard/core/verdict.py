@@ -169,8 +169,8 @@ def _compare_metric(
         low, high = _interval(old, new, ratio, rng, resamples)
     unjudged = Comparison(name, x, y, ratio, low, high, Judgement.CANNOT_TELL)
     judgement = _judge_count(unjudged) if name in _COUNTS else None
-    if judgement is Judgement.BETTER and name == goal.reading:
-        judgement = Judgement.FIXED  # there was some, and there is none
+    if judgement is not None and name == goal.reading:
+        judgement = _settle_count(judgement, old, new)
     if name in _COUNTS and x == y == 0 and name not in (goal.reading, *goal.watch):
         return None
     if judgement is None:
@@ -234,6 +234,15 @@ def _judge_count(row: Comparison) -> Judgement | None:
     if x == 0:
         return Judgement.WORSE
     return Judgement.BETTER if y == 0 else None
+
+
+def _settle_count(judgement: Judgement, old: Sequence[float], new: Sequence[float]) -> Judgement:
+    """A count that is the goal: there was some in every window and there is none, or the other way round."""
+    if min(len(old), len(new)) < LEAST_WINDOWS:
+        return Judgement.CANNOT_TELL
+    if judgement is Judgement.NO_DIFFERENCE or min(new) > max(old):
+        return judgement
+    return Judgement.FIXED if max(new) < min(old) else Judgement.CANNOT_TELL
 
 
 def _higher_is_better(metric: str, goal: VerifyGoal) -> bool:

@@ -50,7 +50,9 @@ def sentence(judgement: Judgement, goal: VerifyGoal, reason: Reason) -> str:
         parts = [_capital(reason.why) + _after_only(row)]
     elif row is None:
         parts = ["The goal was not measured"]
-    elif judgement is Judgement.NO_DIFFERENCE:
+    elif row.judgement is Judgement.CANNOT_TELL:
+        parts = [f"{_capital(name(row.metric))}: {_from_to(row)}{_between(row)}"]
+    elif row.judgement is Judgement.NO_DIFFERENCE:
         parts = [f"{_capital(name(row.metric))} stayed the same: {_from_to(row)}{_between(row)}"]
     else:
         parts = [_change(row) + (", and the queue is gone" if reason.queue_gone else "")]
@@ -60,11 +62,12 @@ def sentence(judgement: Judgement, goal: VerifyGoal, reason: Reason) -> str:
         said = f" ({reason.first_error})" if reason.first_error else ""
         requests = "request fails" if reason.failed_after == 1 else "requests fail"
         parts.append(f"{reason.failed_after:,} {requests} now and none did before{said}")
+    worse = judgement is Judgement.WORSE
     for price in reason.too_high:
-        parts.append(f"Too high a price: {_moved(price)}")
+        parts.append(_capital(_moved(price)) if worse else f"Too high a price: {_moved(price)}")
     others = [_moved(price) for price in reason.prices if price not in reason.too_high]
     if others:
-        parts.append("The price: " + "; ".join(others[:3]))
+        parts.append(("Worse too: " if worse else "The price: ") + "; ".join(others[:3]))
     if reason.live and judgement is not Judgement.CANNOT_TELL:
         parts.append("This was live traffic, which may have changed by itself")
     return ". ".join(parts) + "."
