@@ -87,7 +87,7 @@ class ClassifyScreen(Frame):
     def body(self) -> ComposeResult:
         yield Lines(id="target")
         with Horizontal(id="split"):
-            yield Choices(id="choices", label_width=32)
+            yield Choices(id="choices", label_width=32, moved=self.draw_detail)
             yield Lines(id="live")
         yield Lines(id="detail", classes="above")
 
@@ -133,9 +133,6 @@ class ClassifyScreen(Frame):
     def keys(self) -> Sequence[tuple[str, str]]:
         more = (("e", "evidence"), ("w", "why"), ("l", "log"), ("b", "other server"))
         return (("↑↓", "choose"), ("enter", "go on"), *more, *ALWAYS)
-
-    def on_choices_moved(self, message: Choices.Moved) -> None:
-        self.draw_detail()
 
     def on_choices_taken(self, message: Choices.Taken) -> None:
         what = message.choice.id

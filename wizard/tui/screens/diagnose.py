@@ -109,7 +109,7 @@ class DiagnoseScreen(Frame):
 
     def body(self) -> ComposeResult:
         yield Lines(id="question")
-        yield Choices(id="choices", label_width=34)
+        yield Choices(id="choices", label_width=34, moved=self.draw_detail)
         yield Lines(id="detail", classes="above")
         yield Lines(id="hypotheses", classes="above")
 
@@ -172,9 +172,6 @@ class DiagnoseScreen(Frame):
     def keys(self) -> Sequence[tuple[str, str]]:
         more = (("b", "back"), ("e", "evidence"), ("w", "why"), ("h", "how"), ("l", "log"))
         return (("enter", "accept"), ("↑↓", "other"), *more, *ALWAYS)
-
-    def on_choices_moved(self, message: Choices.Moved) -> None:
-        self.draw_detail()
 
     def on_choices_taken(self, message: Choices.Taken) -> None:
         what = message.choice.id

@@ -91,7 +91,7 @@ class WhyScreen(Overlay):
     )
 
     def body(self) -> ComposeResult:
-        yield Choices(id="choices", label_width=40)
+        yield Choices(id="choices", label_width=40, moved=self.draw_detail)
         yield Lines(id="detail", classes="above")
 
     def where(self) -> Line:
@@ -126,9 +126,6 @@ class WhyScreen(Overlay):
 
     def keys(self) -> Sequence[tuple[str, str]]:
         return (("↑↓", "choose"), ("enter", "go to its remedies"), ("b", "back"), *ALWAYS)
-
-    def on_choices_moved(self, message: Choices.Moved) -> None:
-        self.draw_detail()
 
     def on_choices_taken(self, message: Choices.Taken) -> None:
         state = self.state

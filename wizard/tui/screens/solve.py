@@ -248,7 +248,7 @@ class OffersScreen(Overlay):
     help_text = "Remedies that can be applied here come first."
 
     def body(self) -> ComposeResult:
-        yield Choices(id="choices", label_width=44)
+        yield Choices(id="choices", label_width=44, moved=self.draw_detail)
         yield Lines(id="detail", classes="above")
 
     def where(self) -> Line:
@@ -274,9 +274,6 @@ class OffersScreen(Overlay):
 
     def keys(self) -> Sequence[tuple[str, str]]:
         return (("↑↓", "choose"), ("enter", "take this one"), ("b", "back"), *ALWAYS)
-
-    def on_choices_moved(self, message: Choices.Moved) -> None:
-        self.draw_detail()
 
     def on_choices_taken(self, message: Choices.Taken) -> None:
         self.dismiss(None)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -42,7 +42,9 @@ class Choices(Lines, can_focus=True):
         *(Binding(str(n), f"take({n - 1})", show=False) for n in range(1, 10)),
     ]
 
-    class Moved(Message):
+    class Taken(Message):
+        """The person chose it."""
+
         def __init__(self, choices: Choices, choice: Choice) -> None:
             super().__init__()
             self.choices = choices
@@ -52,16 +54,17 @@ class Choices(Lines, can_focus=True):
         def control(self) -> Choices:
             return self.choices
 
-    class Taken(Moved):
-        """The person chose it."""
-
-    def __init__(self, *, id: str | None = None, label_width: int = 0) -> None:
+    def __init__(
+        self, *, id: str | None = None, label_width: int = 0, moved: Callable[[], None] | None = None
+    ) -> None:
         super().__init__(self._draw, id=id)
         self.options: tuple[Choice, ...] = ()
         self.at = 0
         self.touched = False
         self.key = ""
         self.label_width = label_width
+        self.moved = moved
+        """Called at once when the cursor moves: what depends on it is painted in the same frame."""
 
     def put(self, options: Sequence[Choice], *, key: str = "", start: int = 0) -> None:
         """Show these. The cursor stays where the person moved it, unless ``key`` names another question."""
@@ -123,7 +126,8 @@ class Choices(Lines, can_focus=True):
         if body is not None:
             row = self.virtual_region.y + self._rows_of(index)
             body.scroll_to_region(Region(0, row, 1, 1), animate=False)
-        self.post_message(self.Moved(self, self.options[index]))
+        if self.moved is not None:
+            self.moved()
 
     def action_choose(self) -> None:
         if self.current is not None:
