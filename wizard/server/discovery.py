@@ -9,18 +9,18 @@ from __future__ import annotations
 
 import ipaddress
 import os
+import re
 import socket
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from urllib.parse import urlsplit
 
 from wizard.core.commandline import find_entry, parse
-from wizard.core.flags import Catalogue
 from wizard.core.target import Launch, Target
 from wizard.server import proc
 from wizard.server.catalogue import for_version, installed_version
-from wizard.server.identity import identify
+from wizard.server.identity import identify, is_alive
 
 DEFAULT_PORT = 30000
 _SIMULATOR = "wizard.simulator"
@@ -30,6 +30,13 @@ _SUPERVISED = (
     ("kubepods", "a Kubernetes pod"),
     ("containerd", "a container"),
 )
+_SUPERVISORS = frozenset({"supervisord", "s6-supervise", "runsv", "circusd", "monit", "runit", "god", "pm2"})
+"""Short names of programs that start a child again when it ends; the wizard would race with them."""
+_NO_SUPERVISOR = re.compile(
+    r"^(sshd?(@.*)?|crond?|atd|(.*-)?getty@.*|user@.*|docker|containerd|systemd-logind)\.service$"
+)
+"""Units that people's shells and jobs live in: nothing there starts a server again."""
+_PYTHON_SWITCHES = re.compile(r"^-[bBdEiIOPqsSuvVxR]+$|^-[XW].+$")
 
 
 class TargetError(Exception):
@@ -41,9 +48,30 @@ def runs_server(argv: Sequence[str]) -> bool:
     entry = find_entry(argv)
     if entry is None or entry.program_at != 0:
         return False
+    if entry.kind in ("router", "none", "flags"):
+        return False
     if entry.kind == "script" and not entry.module.endswith("sglang/launch_server.py"):
         return False
-    return os.path.basename(argv[0]).startswith(("python", "pypy", "sglang"))
+    if not os.path.basename(argv[0]).startswith(("python", "pypy", "sglang")):
+        return False
+    return _runs_first(argv, entry.args_at)
+
+
+def _runs_first(argv: Sequence[str], args_at: int) -> bool:
+    """Between the interpreter and the program stand only switches: no other script, no ``-c`` code."""
+    at = 1
+    while at < args_at:
+        word = argv[at]
+        if word in ("-X", "-W", "--check-hash-based-pycs"):
+            at += 2
+        elif _PYTHON_SWITCHES.match(word):
+            at += 1
+        else:
+            break
+    words = argv[at:args_at]
+    if not words:
+        return os.path.basename(argv[0]) == "sglang"
+    return bool(re.match(r"^-[bBdEiIOPqsSuvxR]*m", words[0])) or not words[0].startswith("-")
 
 
 def find_servers() -> list[Target]:
@@ -51,33 +79,32 @@ def find_servers() -> list[Target]:
     found: list[Target] = []
     me = os.getpid()
     servers = {pid for pid in proc.pids() if pid != me and runs_server(proc.cmdline(pid))}
+    sockets = proc.listeners() if servers else []
     for pid in sorted(servers):
-        above = proc.parent(pid)
-        if above in servers:
-            continue
-        target = _target(pid)
+        if servers.intersection(proc.ancestors(pid)):
+            continue  # a forked worker still carries its parent's command line
+        target = _target(pid, sockets)
         if target is not None:
             found.append(target)
     return sorted(found, key=lambda t: (t.port, t.identity.pid if t.identity else 0))
 
 
 def target_from_pid(pid: int) -> Target:
-    """The server that a process belongs to: it, or the nearest one above or below it.
+    """The server that a process belongs to: it, or the one above it; for a wrapper the one below it.
 
-    Raises TargetError.
+    Raises TargetError, also for a wrapper with several servers below: none of them is guessed.
     """
     if proc.state(pid) in ("", "Z", "X"):
         raise TargetError(f"there is no process {pid}")
-    one: int | None = pid
-    best: int | None = None
-    while one is not None and one > 1:
-        if runs_server(proc.cmdline(one)):
-            best = one
-        one = proc.parent(one)
+    best = _server_above(pid)
     if best is None:
         below = [i.pid for i in proc.descendants(pid) if runs_server(proc.cmdline(i.pid))]
-        best = below[0] if below else None
-    target = _target(best) if best is not None else None
+        roots = [one for one in below if not set(below).intersection(proc.ancestors(one))]
+        if len(roots) > 1:
+            listed = ", ".join(str(one) for one in sorted(roots))
+            raise TargetError(f"process {pid} has {len(roots)} servers below it: give --pid of one ({listed})")
+        best = roots[0] if roots else None
+    target = _target(best, proc.listeners()) if best is not None else None
     if target is None:
         raise TargetError(
             f"process {pid} is no SGLang server: neither it nor its parents or children run "
@@ -86,10 +113,17 @@ def target_from_pid(pid: int) -> Target:
     return target
 
 
+def _server_above(pid: int) -> int | None:
+    """The topmost server among a process and those above it (its forked workers look the same)."""
+    chain = [pid, *proc.ancestors(pid)]
+    return next((one for one in reversed(chain) if runs_server(proc.cmdline(one))), None)
+
+
 def target_from_url(url: str) -> Target:
     """The server behind an address: with its process when it runs on this host, else remote.
 
-    Raises TargetError for what is no http address.
+    Only the process that answers at this very address counts, and the servers above it: what is below
+    it (a router's workers) is not what the address names. Raises TargetError for what is no http address.
     """
     text = url if "://" in url else f"http://{url}"
     try:
@@ -100,19 +134,25 @@ def target_from_url(url: str) -> Target:
     if parts.scheme not in ("http", "https") or not host:
         raise TargetError(f"{url} is not an address; write http://HOST:PORT")
     port = port or (443 if parts.scheme == "https" else DEFAULT_PORT)
+    host = proc.addresses(host)[0] if host in ("0.0.0.0", "::") else host
     bare = Target(host=host, port=port, scheme=parts.scheme, remote=True)
     if not _is_local(host):
         return replace(
             bare, note="the server runs on another host: it can be examined, not relaunched, from here"
         )
-    for one in proc.listeners(port):
-        if one.pid is None:
-            continue
-        try:
-            found = target_from_pid(one.pid)
-        except TargetError:
-            continue
-        return replace(found, host=host, port=port, scheme=parts.scheme)
+    sockets = proc.listeners()
+    owners = proc.answering(host, [one for one in sockets if one.port == port])
+    for one in owners:
+        pid = _server_above(one.pid) if one.pid is not None else None
+        found = _target(pid, sockets) if pid is not None else None
+        # A child's socket is the server's address only where the server says so: its other ports are internal.
+        if found is not None and (one.pid == pid or found.port == port):
+            return replace(found, host=host, port=port, scheme=parts.scheme)
+    named = next((one.pid for one in owners if one.pid is not None), None)
+    if named is not None:
+        return replace(
+            bare, note=f"process {named} answers there, which is no SGLang server: it cannot be relaunched"
+        )
     return replace(bare, note="its process could not be found on this host, so it cannot be relaunched")
 
 
@@ -130,7 +170,7 @@ def target_from_command(
     return _described(Target(launch=launch, log_path=log_path), words, environ)
 
 
-def _target(pid: int) -> Target | None:
+def _target(pid: int, sockets: Iterable[proc.Listener]) -> Target | None:
     identity = identify(pid)
     argv = proc.cmdline(pid)
     if identity is None or not argv:
@@ -140,16 +180,30 @@ def _target(pid: int) -> Target | None:
     cwd = proc.cwd(pid)
     out, err = proc.fd_file(pid, 1), proc.fd_file(pid, 2)
     launch = Launch(argv, cwd or "/", environ, out or err, err or out, owner[0], owner[1])
-    target = Target(identity=identity, launch=launch, log_path=out or err, note=_note(pid, owner[0], cwd))
-    return _described(target, argv, environ)
+    # Where the two differ SGLang's own lines are in stderr: logging.basicConfig writes there.
+    target = Target(identity=identity, launch=launch, log_path=err or out, note=_note(pid, owner[0], cwd))
+    mine = [one for one in sockets if one.pid == pid]
+    target = _described(target, argv, environ, mine)
+    return target if is_alive(identity) else None
 
 
-def _described(target: Target, argv: Sequence[str], environ: Mapping[str, str]) -> Target:
-    """With address, version, name and card filled in from the command line."""
+def _described(
+    target: Target, argv: Sequence[str], environ: Mapping[str, str], sockets: Sequence[proc.Listener] = ()
+) -> Target:
+    """With address, version, name and card filled in from the command line.
+
+    ``sockets``: what the parent listens on. It has the last word where the command line leaves the
+    address to a file (``--config``) or to a default.
+    """
     version = installed_version(argv, environ)
-    catalogue = for_version(version)
-    command = parse(argv, catalogue)
-    host, port = command.value("host") or "127.0.0.1", _port(argv, catalogue)
+    command = parse(argv, for_version(version))
+    host, text = command.value("host") or "127.0.0.1", command.value("port") or ""
+    port = int(text) if text.isdigit() else DEFAULT_PORT
+    open_ports = {one.port for one in sockets}
+    if not text.isdigit() and port not in open_ports and len(open_ports) == 1:
+        port = open_ports.pop()
+    if command.config_path is not None and command.value("host") is None:
+        host = next((one.host for one in sockets if one.port == port), host)
     if host in ("0.0.0.0", "", "localhost"):
         host = "127.0.0.1"
     elif host == "::":
@@ -160,16 +214,12 @@ def _described(target: Target, argv: Sequence[str], environ: Mapping[str, str]) 
         target,
         host=host,
         port=port,
+        scheme="https" if command.value("--ssl-certfile") else "http",
         version=version,
         name=os.path.basename(name.rstrip("/")),
         simulated=simulated,
         card_path=_card(environ, target) if simulated else None,
     )
-
-
-def _port(argv: Sequence[str], catalogue: Catalogue) -> int:
-    text = parse(argv, catalogue).value("port")
-    return int(text) if text is not None and text.isdigit() else DEFAULT_PORT
 
 
 def _card(environ: Mapping[str, str], target: Target) -> str:
@@ -185,8 +235,16 @@ def _note(pid: int, uid: int, cwd: str | None) -> str:
         return f"it runs as user id {uid}: run the wizard as that user or as root to relaunch it"
     if cwd is None or not proc.environ(pid):
         return "its environment cannot be read: run the wizard as its user or as root to relaunch it"
-    if os.geteuid() == 0 and not _same_namespaces(pid):
+    if pid in proc.ancestors(os.getpid()):
+        return "the wizard itself runs below it and would end with it (assisted only)"
+    if _is_main_of_container(pid):
+        return "it is the main process of this container, which would end with it (assisted only)"
+    if not _same_namespaces(pid):
         return "it runs in a container: relaunch it with the container's own tool (assisted only)"
+    for above in proc.ancestors(pid):
+        name = proc.name(above)
+        if name in _SUPERVISORS or name.startswith("PM2 "):
+            return f"{name} (process {above}) starts it again when it ends: change it there (assisted only)"
     try:
         groups = Path(f"/proc/{pid}/cgroup").read_text(encoding="utf-8", errors="replace")
         mine = Path("/proc/self/cgroup").read_text(encoding="utf-8", errors="replace")
@@ -197,10 +255,30 @@ def _note(pid: int, uid: int, cwd: str | None) -> str:
     for word, name in _SUPERVISED:
         if word in groups and word not in mine:
             return f"it runs in {name}: relaunch it with that tool (assisted only)"
-    unit = next((p for p in groups.strip().split("/") if p.endswith(".service")), None)
-    if unit and "/system.slice/" in groups and unit not in mine:
+    unit = unit_of(groups)
+    if unit is not None and unit != unit_of(mine):
         return f"systemd runs it ({unit}): change its ExecStart and restart the unit (assisted only)"
     return ""
+
+
+def unit_of(cgroup: str) -> str | None:
+    """The systemd service that a /proc/PID/cgroup text names; None for login sessions and plain jobs."""
+    for line in cgroup.splitlines():
+        for part in reversed(line.split(":", 2)[-1].split("/")):
+            if part.endswith(".service"):
+                if not _NO_SUPERVISOR.match(part):
+                    return part
+                break  # below user@.service stands the user's own unit, if there is one
+    return None
+
+
+def _is_main_of_container(pid: int) -> bool:
+    """Whether this is process 1, or process 1 is a wrapper (tini, a shell) that runs it and ends with it."""
+    if pid == 1:
+        return True
+    if proc.in_first_pid_namespace() or 1 not in proc.ancestors(pid):
+        return False
+    return parse(proc.cmdline(1), for_version(None)).kind in ("module", "serve", "script")
 
 
 def _same_namespaces(pid: int) -> bool:

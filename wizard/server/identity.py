@@ -6,6 +6,7 @@ holds the very process, so between the check and the signal nothing can take its
 
 from __future__ import annotations
 
+import errno
 import os
 import select
 import signal
@@ -14,7 +15,9 @@ import time
 from wizard.core.target import Identity
 from wizard.server import proc
 
-_GONE = ("", "Z", "X", "x")
+_GONE = ("Z", "X", "x")
+_NO_PIDFD = (errno.ENOSYS, errno.EPERM)
+"""No pidfd here: a kernel before 5.3, or a container whose seccomp profile forbids the call."""
 
 
 class NotTheTarget(Exception):
@@ -27,10 +30,10 @@ class Gone(Exception):
 
 def identify(pid: int) -> Identity | None:
     """The identity of a running process; None when there is none (a zombie has ended)."""
-    if proc.state(pid) in _GONE:
+    found = proc.stat(pid)
+    if found is None or found.state in _GONE:
         return None
-    ticks = proc.start_ticks(pid)
-    return None if ticks is None else Identity(pid, ticks, proc.boot_id())
+    return Identity(pid, found.start_ticks, proc.boot_id())
 
 
 def is_alive(identity: Identity) -> bool:
@@ -41,9 +44,10 @@ def is_alive(identity: Identity) -> bool:
 class ProcessHandle:
     """A held process: ``send`` and ``wait`` reach this one or nobody.
 
-    Raises Gone when it has ended, NotTheTarget when the pid is somebody else's by now. Where the
-    kernel has no pidfd (before 5.3) the identity is checked right before each signal; the pid could
-    be given again within those microseconds, which takes a full turn of the pid space.
+    Raises Gone when it has ended, NotTheTarget when the pid is somebody else's by now, OSError when no
+    handle can be had (no free descriptor). Where there is no pidfd (kernel before 5.3, seccomp) the
+    identity is checked right before each signal. The race that remains: the process would have to end,
+    be reaped and its pid given again within those microseconds, which takes a full turn of the pid space.
     """
 
     def __init__(self, identity: Identity) -> None:
@@ -55,9 +59,16 @@ class ProcessHandle:
             self._fd = os.pidfd_open(self.identity.pid)
         except ProcessLookupError:
             raise Gone(f"process {self.identity.pid} has ended") from None
-        except (AttributeError, OSError):
+        except AttributeError:
+            self._fd = None
+        except OSError as error:
+            if error.errno == errno.EINVAL:
+                raise NotTheTarget(f"{self.identity.pid} is a thread, not a process") from None
+            if error.errno not in _NO_PIDFD:
+                raise
             self._fd = None
         try:
+            # Only after the open: what the descriptor holds and what /proc shows are now the same process.
             self._verify()
         except (Gone, NotTheTarget):
             self._close()

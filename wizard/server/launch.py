@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,42 +22,66 @@ class LaunchError(Exception):
 
 @dataclass
 class Launched:
-    """A started server. ``log_offset``: bytes in the log before it. ``poll`` gives its exit code."""
+    """A started server. ``log_path`` is where SGLang's own lines go, ``log_offset`` the bytes in it before.
+
+    ``note`` says where the output went when that is not where it went before.
+    """
 
     identity: Identity
     log_path: str | None
     log_offset: int
     process: subprocess.Popen[bytes]
+    note: str = ""
 
     def poll(self) -> int | None:
-        """None while it runs; negative = ended by that signal. Only its parent can know."""
+        """Exit code: None while it runs, negative = ended by that signal. Only its parent can know."""
         return self.process.poll()
+
+
+def check(launch: Launch, *, fallback_log: str | Path) -> None:
+    """What can be known beforehand; starts and writes nothing. Raises LaunchError.
+
+    To be asked before a running server is stopped: it is stricter than ``launch``.
+    """
+    if not launch.argv:
+        raise LaunchError("the launch command is empty")
+    if not os.path.isdir(launch.cwd):
+        raise LaunchError(f"its working directory {launch.cwd} is gone")
+    _program(launch)
+    if launch.uid not in (-1, os.geteuid()) and os.geteuid() != 0:
+        raise LaunchError(f"it ran as user id {launch.uid}: only that user or root can start it again")
+    for path in dict.fromkeys((launch.log_path or str(fallback_log), launch.stderr_path)):
+        if path is None:
+            continue
+        folder = os.path.dirname(os.path.abspath(path))
+        exists = os.path.exists(path)
+        if not (os.path.isfile(path) and os.access(path, os.W_OK) if exists else os.access(folder, os.W_OK)):
+            raise LaunchError(f"its log {path} cannot be written")
+        if not _has_space(path):
+            raise LaunchError(f"the disk of its log {path} is full")
 
 
 def launch(launch: Launch, *, fallback_log: str | Path) -> Launched:
     """Start it in a session of its own, output appended to its old files.
 
-    ``fallback_log`` takes the output when the old one went to a terminal or a pipe. Raises LaunchError.
+    ``fallback_log`` takes the output when the old one went to a terminal or a pipe, and also when the
+    old file cannot be written or its disk is full: a server that logs elsewhere is better than none.
+    Raises LaunchError.
     """
     if not launch.argv:
         raise LaunchError("the launch command is empty")
     if not os.path.isdir(launch.cwd):
         raise LaunchError(f"its working directory {launch.cwd} is gone")
     program = _program(launch)
-    out_path = launch.log_path or str(fallback_log)
-    err_path = launch.stderr_path or out_path
-    _require_space(out_path)
-    out = _open(out_path)
-    err = out if err_path == out_path else _open(err_path)
-    offset = os.fstat(out).st_size
     user, group, groups = _as_user(launch)
+    outputs = _Outputs(launch, str(fallback_log))
     try:
         process = subprocess.Popen(
             launch.argv,
             executable=program,
             stdin=subprocess.DEVNULL,
-            stdout=out,
-            stderr=err,
+            stdout=outputs.out,
+            stderr=outputs.err,
             cwd=launch.cwd,
             env=dict(launch.environ),
             start_new_session=True,
@@ -64,17 +90,52 @@ def launch(launch: Launch, *, fallback_log: str | Path) -> Launched:
             group=group,
             extra_groups=groups,
         )
-    except OSError as error:
-        raise LaunchError(f"{launch.argv[0]} does not start: {error.strerror}") from error
+    except (OSError, ValueError, subprocess.SubprocessError) as error:
+        why = getattr(error, "strerror", None) or str(error)
+        raise LaunchError(f"{launch.argv[0]} does not start: {why}") from error
     finally:
-        os.close(out)
-        if err != out:
-            os.close(err)
+        outputs.close()
     identity = identify(process.pid)
     if identity is None:
-        code = process.wait()
-        raise LaunchError(f"it ended at once with exit code {code}")
-    return Launched(identity, out_path, offset, process)
+        raise LaunchError(f"it ended at once with exit code {process.wait()}")
+    return Launched(identity, outputs.log_path, outputs.offset, process, outputs.note)
+
+
+class _Outputs:
+    """Open files for stdout and stderr: the old ones, else the fallback, else nowhere."""
+
+    def __init__(self, launch: Launch, fallback: str) -> None:
+        self.note = ""
+        out_path, err_path = launch.log_path or fallback, launch.stderr_path or launch.log_path or fallback
+        self.out, out_path = self._open(out_path, fallback, launch)
+        self.err = self.out
+        if err_path == (launch.log_path or fallback):
+            err_path = out_path
+        else:
+            self.err, err_path = self._open(err_path, fallback, launch)
+        self.log_path = None if err_path == os.devnull else err_path
+        self.offset = os.fstat(self.err).st_size
+
+    def _open(self, path: str, fallback: str, launch: Launch) -> tuple[int, str]:
+        if path != fallback:
+            try:
+                if not _has_space(path):
+                    raise LaunchError(f"the disk of its log {path} is full")
+                with _acting_as(launch):
+                    return _append(path), path
+            except LaunchError as error:
+                self.note = f"{error}: its output goes to {fallback}"
+        try:
+            if not _has_space(fallback):
+                raise LaunchError(f"the disk of {fallback} is full")
+            return _append(fallback), fallback  # ours, in the session's folder: opened as ourselves
+        except LaunchError as error:
+            self.note = f"{error}: its output is lost"
+            return os.open(os.devnull, os.O_WRONLY), os.devnull
+
+    def close(self) -> None:
+        for number in {self.out, self.err}:
+            os.close(number)
 
 
 def _program(launch: Launch) -> str:
@@ -91,25 +152,43 @@ def _program(launch: Launch) -> str:
     return path
 
 
-def _open(path: str) -> int:
+def _append(path: str) -> int:
     try:
-        return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+        number = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NONBLOCK | os.O_CLOEXEC, 0o600)
     except OSError as error:
-        raise LaunchError(f"its log {path} cannot be written: {error.strerror}") from error
+        raise LaunchError(f"its log {path} cannot be written ({error.strerror})") from error
+    os.set_blocking(number, True)  # O_NONBLOCK only kept a fifo of that name from holding us up
+    return number
 
 
-def _require_space(path: str) -> None:
+def _has_space(path: str) -> bool:
+    """True also where it cannot be told: the open that follows will say why."""
     try:
-        free = shutil.disk_usage(os.path.dirname(path) or "/").free
-    except OSError as error:
-        raise LaunchError(f"its log folder cannot be used: {error.strerror}") from error
-    if free < MIN_FREE_BYTES:
-        raise LaunchError(f"the disk of its log {path} is full")
+        return shutil.disk_usage(os.path.dirname(os.path.abspath(path))).free >= MIN_FREE_BYTES
+    except OSError:
+        return True
+
+
+@contextmanager
+def _acting_as(launch: Launch) -> Iterator[None]:
+    """Root opens a user's log with that user's rights, so that no link of theirs leads root astray."""
+    user, group, _ = _as_user(launch)
+    if user is None or group is None:
+        yield
+        return
+    own_group = os.getegid()
+    try:
+        os.setegid(group)
+        os.seteuid(user)
+        yield
+    finally:
+        os.seteuid(0)
+        os.setegid(own_group)
 
 
 def _as_user(launch: Launch) -> tuple[int | None, int | None, list[int] | None]:
     """Root starts it as the user it had; anybody else can only start it as themselves."""
-    if os.geteuid() != 0 or (launch.uid, launch.gid) == (os.geteuid(), os.getegid()):
+    if os.geteuid() != 0 or launch.uid < 0 or (launch.uid, launch.gid) == (os.geteuid(), os.getegid()):
         return None, None, None
     import pwd
 

@@ -16,38 +16,63 @@ SEARCH_SPAN = 200
 
 @dataclass(frozen=True)
 class PortState:
-    """``owner`` None with state "listening": another user's process, or one in another namespace."""
+    """``owner`` None with state "listening": another user's process, or one in another namespace.
+
+    ``owner_argv`` may hold secrets: redact before showing. ``inode`` is the socket's.
+    """
 
     state: Literal["free", "listening"]
     owner: Identity | None = None
     owner_argv: tuple[str, ...] = ()
+    inode: str = ""
+
+
+def is_port(port: int) -> bool:
+    """SGLang accepts --port 99999 and then is never reachable (recordings/cpu: port_out_of_range)."""
+    return 0 < port < 65536
 
 
 def can_bind(host: str, port: int) -> bool:
-    """A bind as uvicorn does it (SO_REUSEADDR). True also where the port needs rights we lack."""
+    """A bind as uvicorn does it (SO_REUSEADDR). True also where the port needs rights we lack.
+
+    False for a number that is no port.
+    """
+    if not is_port(port):
+        return False
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
         with socket.socket(family) as sock:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             sock.bind((host, port))
     except OSError as error:
-        return error.errno not in (errno.EADDRINUSE,)
+        return error.errno != errno.EADDRINUSE
     return True
 
 
 def port_state(host: str, port: int) -> PortState:
-    """Who listens on the port, on any address of this host."""
+    """Who holds the port, on any address of this host; who answers at ``host`` is named first.
+
+    On any address, because a server that binds the wildcard collides with all of them. A number that is
+    no port is nobody's: "free".
+    """
+    if not is_port(port):
+        return PortState("free")
     found = proc.listeners(port)
     if not found:
-        return PortState("free") if can_bind(host, port) else PortState("listening")
-    pid = next((one.pid for one in found if one.pid is not None), None)
-    if pid is None:
-        return PortState("listening")
-    return PortState("listening", identify(pid), proc.cmdline(pid))
+        if can_bind(host, port):
+            return PortState("free")
+        found = proc.holders(port)  # e.g. a client whose outgoing connection was given this port
+    nearest = proc.answering(host, found)
+    ranked = [*nearest, *(one for one in found if one not in nearest)]
+    seen = next((one for one in ranked if one.pid is not None), None)
+    if seen is None or seen.pid is None:
+        return PortState("listening", inode=ranked[0].inode if ranked else "")
+    return PortState("listening", identify(seen.pid), proc.cmdline(seen.pid), seen.inode)
 
 
 def suggest_free(host: str, near: int) -> int | None:
-    """The nearest free port above ``near`` (then below); None when there is none within 200."""
+    """The nearest free port to ``near``, above before below; None when there is none within 200."""
+    near = near if is_port(near) else 30000
     taken = {one.port for one in proc.listeners()}
     for distance in range(1, SEARCH_SPAN):
         for port in (near + distance, near - distance):

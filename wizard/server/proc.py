@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import ipaddress
 import os
-from collections.abc import Iterator
+import socket
+import sys
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from wizard.core.target import Identity
 
 _LISTEN = "0A"  # TCP_LISTEN in /proc/net/tcp (kernel: include/net/tcp_states.h)
+_FIRST_PID_NAMESPACE = "pid:[4026531836]"  # PROC_PID_INIT_INO (kernel: include/linux/proc_ns.h)
 
 
 def boot_id() -> str:
@@ -20,30 +24,67 @@ def boot_id() -> str:
         return ""
 
 
-def _stat(pid: int) -> list[str]:
-    """Fields of /proc/PID/stat from the state on; the name in parentheses may hold anything."""
+@dataclass(frozen=True)
+class Stat:
+    """What one read of /proc/PID/stat says: these belong to one process even if the pid is given again."""
+
+    state: str
+    parent: int
+    start_ticks: int
+
+
+def stat(pid: int) -> Stat | None:
+    """None when there is no such process."""
     try:
         text = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
     except OSError:
-        return []
-    return text.rpartition(")")[2].split()
+        return None
+    fields = text.rpartition(")")[2].split()  # the name in parentheses may hold anything
+    return Stat(fields[0], int(fields[1]), int(fields[19])) if len(fields) > 19 else None
 
 
 def state(pid: int) -> str:
     """One letter (R S D T Z ...), or "" when there is no such process."""
-    fields = _stat(pid)
-    return fields[0] if fields else ""
+    found = stat(pid)
+    return found.state if found else ""
 
 
 def parent(pid: int) -> int | None:
-    fields = _stat(pid)
-    return int(fields[1]) if len(fields) > 1 else None
+    found = stat(pid)
+    return found.parent if found else None
 
 
 def start_ticks(pid: int) -> int | None:
     """Field 22 of /proc/PID/stat: clock ticks after boot."""
-    fields = _stat(pid)
-    return int(fields[19]) if len(fields) > 19 else None
+    found = stat(pid)
+    return found.start_ticks if found else None
+
+
+def name(pid: int) -> str:
+    """The short name (at most 15 characters), "" when there is no such process."""
+    try:
+        return Path(f"/proc/{pid}/comm").read_text(encoding="utf-8", errors="replace").rstrip("\n")
+    except OSError:
+        return ""
+
+
+def exists(pid: int) -> bool:
+    """Whether the pid is in use, also by a process that /proc hides from this user (hidepid)."""
+    if os.path.exists(f"/proc/{pid}"):
+        return True
+    try:
+        os.close(os.pidfd_open(pid))
+    except (AttributeError, OSError):
+        return False
+    return True
+
+
+def in_first_pid_namespace() -> bool:
+    """False in most containers: there the driver's pids are those of the host and mean nothing in /proc."""
+    try:
+        return os.readlink("/proc/self/ns/pid") == _FIRST_PID_NAMESPACE
+    except OSError:
+        return False
 
 
 def uptime_s(pid: int) -> float | None:
@@ -59,12 +100,16 @@ def _words(path: str) -> tuple[str, ...]:
         raw = Path(path).read_bytes()
     except OSError:
         return ()
-    return tuple(os.fsdecode(word) for word in raw.rstrip(b"\0").split(b"\0")) if raw.strip(b"\0") else ()
+    return tuple(os.fsdecode(word) for word in raw.removesuffix(b"\0").split(b"\0")) if raw.strip(b"\0") else ()
 
 
 def cmdline(pid: int) -> tuple[str, ...]:
-    """The argv; of SGLang's children only a title is left (setproctitle)."""
-    return _words(f"/proc/{pid}/cmdline")
+    """The argv, empty words included (``--flag ""`` at the end is a word that a relaunch needs).
+
+    Of SGLang's children only a title is left: setproctitle fills the rest with NULs.
+    """
+    words = _words(f"/proc/{pid}/cmdline")
+    return words[:1] if len(words) > 1 and not any(words[1:]) else words
 
 
 def environ(pid: int) -> dict[str, str]:
@@ -89,9 +134,18 @@ def fd_target(pid: int, fd: int) -> str | None:
 
 
 def fd_file(pid: int, fd: int) -> str | None:
-    """The path of a descriptor that is a regular file which still exists."""
+    """The path of a descriptor that is a regular file, and still that very file.
+
+    None when the path leads to another file from here: deleted, made anew by a log rotation, or a path
+    of another mount namespace.
+    """
     path = fd_target(pid, fd)
-    return path if path is not None and path.startswith("/") and os.path.isfile(path) else None
+    if path is None or not path.startswith("/") or not os.path.isfile(path):
+        return None
+    try:
+        return path if os.path.samefile(path, f"/proc/{pid}/fd/{fd}") else None
+    except OSError:
+        return None
 
 
 def uids(pid: int) -> tuple[int, int] | None:
@@ -114,21 +168,42 @@ def pids() -> Iterator[int]:
 
 
 def descendants(pid: int) -> list[Identity]:
-    """Every process below ``pid``, parents first. What was re-parented before is not seen."""
+    """Every process below ``pid``, parents first. What was re-parented before is not seen.
+
+    A pid that is given again during the look cannot smuggle a stranger in: parent and start time of a
+    process come from one read, and nobody is older than the process above it.
+    """
+    table = {one: found for one in pids() if (found := stat(one)) is not None}
     children: dict[int, list[int]] = {}
-    for one in pids():
-        above = parent(one)
-        if above is not None:
-            children.setdefault(above, []).append(one)
-    found: list[Identity] = []
+    for one, about in table.items():
+        above = table.get(about.parent)
+        if above is not None and about.start_ticks >= above.start_ticks:
+            children.setdefault(about.parent, []).append(one)
+    found_ones: list[Identity] = []
     waiting = list(children.get(pid, ()))
     boot = boot_id()
     while waiting:
         one = waiting.pop(0)
-        ticks = start_ticks(one)
-        if ticks is not None and state(one) not in ("Z", "X", ""):
-            found.append(Identity(one, ticks, boot))
+        if table[one].state not in ("Z", "X"):
+            found_ones.append(Identity(one, table[one].start_ticks, boot))
         waiting.extend(children.get(one, ()))
+    return found_ones
+
+
+def descendants_of(identity: Identity) -> list[Identity]:
+    """Like ``descendants``, but empty unless the pid was this very process all the time."""
+    found = descendants(identity.pid)
+    same = start_ticks(identity.pid) == identity.start_ticks and boot_id() == identity.boot_id
+    return found if same else []
+
+
+def ancestors(pid: int) -> list[int]:
+    """The pids above a process, nearest first."""
+    found: list[int] = []
+    above = parent(pid)
+    while above and above not in found:
+        found.append(above)
+        above = parent(above)
     return found
 
 
@@ -142,8 +217,63 @@ class Listener:
     inode: str
 
 
-def listeners(port: int | None = None) -> list[Listener]:
-    """Listening TCP sockets of this network namespace, of one port or of all."""
+def listeners(port: int | None = None, among: Collection[int] | None = None) -> list[Listener]:
+    """Listening TCP sockets of this network namespace, of one port or of all.
+
+    ``among``: look for owners only in these processes (cheap; every other owner reads None).
+    """
+    found = _sockets(port, listening=True)
+    owners = _owners({inode for _, _, inode in found}, among) if found else {}
+    return [Listener(host, number, owners.get(inode), inode) for host, number, inode in found]
+
+
+def holders(port: int) -> list[Listener]:
+    """Whoever has a connected or listening socket on this local port (a client's outgoing one can block it)."""
+    found = [(host, number, inode) for host, number, inode in _sockets(port) if inode != "0"]
+    owners = _owners({inode for _, _, inode in found}) if found else {}
+    return [Listener(host, number, owners.get(inode), inode) for host, number, inode in found]
+
+
+def answering(host: str, found: Iterable[Listener]) -> list[Listener]:
+    """Those of the listeners (of one port) that a connection to ``host`` reaches.
+
+    The kernel prefers the exact address to the wildcard of its family; ``[::]`` takes IPv4 too unless
+    it is bound for IPv6 alone. All when the name cannot be resolved.
+    """
+    ones = list(found)
+    wanted = addresses(host)
+    if not wanted:
+        return ones
+    for address in wanted:
+        exact = [one for one in ones if one.host == address]
+        wild = [one for one in ones if one.host == ("::" if ":" in address else "0.0.0.0")]
+        both = [one for one in ones if one.host == "::"]
+        if exact or wild or both:
+            return exact or wild or both
+    return []
+
+
+def addresses(host: str) -> list[str]:
+    """The numeric addresses behind a host name; a wildcard is reached over loopback."""
+    if host in ("", "0.0.0.0", "*"):
+        return ["127.0.0.1"]
+    if host == "::":
+        return ["::1"]
+    if host == "localhost":
+        return ["127.0.0.1", "::1"]
+    try:
+        return [str(ipaddress.ip_address(host))]
+    except ValueError:
+        pass
+    try:
+        found = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
+    except (OSError, UnicodeError):
+        return []
+    return list(dict.fromkeys(str(entry[4][0]) for entry in found))
+
+
+def _sockets(port: int | None, listening: bool = False) -> list[tuple[str, int, str]]:
+    """(local address, local port, inode) of TCP sockets."""
     found: list[tuple[str, int, str]] = []
     for table in ("/proc/net/tcp", "/proc/net/tcp6"):
         try:
@@ -152,31 +282,29 @@ def listeners(port: int | None = None) -> list[Listener]:
             continue
         for line in lines:
             fields = line.split()
-            if len(fields) < 10 or fields[3] != _LISTEN:
+            if len(fields) < 10 or (listening and fields[3] != _LISTEN):
                 continue
             address, _, hex_port = fields[1].rpartition(":")
             number = int(hex_port, 16)
             if port is None or number == port:
                 found.append((_address(address), number, fields[9]))
-    owners = _owners({inode for _, _, inode in found}) if found else {}
-    return [Listener(host, number, owners.get(inode), inode) for host, number, inode in found]
+    return found
 
 
 def _address(text: str) -> str:
     """The kernel writes addresses as 32-bit words in host order."""
-    import ipaddress
-    import sys
-
     words = [text[i : i + 8] for i in range(0, len(text), 8)]
     raw = b"".join(int(w, 16).to_bytes(4, sys.byteorder) for w in words)
-    return str(ipaddress.ip_address(raw))
+    address = ipaddress.ip_address(raw)
+    mapped = address.ipv4_mapped if isinstance(address, ipaddress.IPv6Address) else None
+    return str(mapped or address)
 
 
-def _owners(inodes: set[str]) -> dict[str, int]:
+def _owners(inodes: set[str], among: Collection[int] | None = None) -> dict[str, int]:
     """Inode to pid. A socket that a tree shares goes to its oldest holder."""
     wanted = {f"socket:[{inode}]": inode for inode in inodes}
     found: dict[str, tuple[int, int]] = {}
-    for pid in pids():
+    for pid in pids() if among is None else among:
         folder = f"/proc/{pid}/fd"
         try:
             names = os.listdir(folder)

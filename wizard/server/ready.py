@@ -19,16 +19,21 @@ from typing import Literal
 from wizard.core.target import Identity
 from wizard.server import proc
 from wizard.server.identity import is_alive
+from wizard.server.ports import is_port
 
 POLL_S = 0.2
 HEALTH_TIMEOUT_S = 25.0
 """A dead scheduler's /health answers 503 after 20 s; a healthy one takes 1.0 s (recordings/cpu)."""
 HEALTH_PAUSE_S = 0.3
+FOREIGN_S = 5.0
+"""A stranger that holds the port for so long will not go away: the server binds it last, minutes later."""
 GRACE_S = 120.0
 """Each sign of life in the log moves the deadline to at least so far ahead ..."""
 MOST_STRETCH = 3.0
 """... but never beyond so many times the limit agreed to."""
 CHUNK = 1 << 16
+READ_MOST = 4 << 20
+"""Bytes of log read at a time, at most: the rest is for the next look."""
 
 Kind = Literal["ready", "died", "timed_out", "cancelled", "wrong_owner", "log_fatal"]
 
@@ -40,7 +45,7 @@ _PHASES: tuple[tuple[str, re.Pattern[str]], ...] = (
     ("capturing graphs", re.compile(r"[Cc]apture .*graphs? begin")),
     ("warming up", re.compile(r"Application startup complete|Uvicorn running on")),
 )
-_FATAL = re.compile(r"\[Errno 98\]|address already in use", re.IGNORECASE)
+_FATAL = re.compile(r"\[Errno 98\] error while attempting to bind on address")
 _SHARDS = re.compile(r"shards:\s*(\d+)% Completed")
 
 
@@ -68,24 +73,30 @@ class _LogFollower:
 
     def read(self) -> bool:
         """True when there was something new."""
+        new = False
+        budget = READ_MOST
+        while budget > 0 and (data := self._chunk()):
+            new = True
+            budget -= len(data)
+            self.offset += len(data)
+            lines = (self.rest + data).replace(b"\r", b"\n").split(b"\n")
+            self.rest = lines.pop()[-CHUNK:]
+            for raw in lines:
+                if raw.strip():
+                    self._line(raw[:4000].decode("utf-8", "replace"))
+        return new
+
+    def _chunk(self) -> bytes:
         if self.path is None:
-            return False
+            return b""
         try:
             with open(self.path, "rb") as file:
-                size = os.fstat(file.fileno()).st_size
-                if size < self.offset:
+                if os.fstat(file.fileno()).st_size < self.offset:
                     self.offset = 0  # it was cut (logrotate copytruncate)
                 file.seek(self.offset)
-                data = file.read(CHUNK)
+                return file.read(CHUNK)
         except OSError:
-            return False
-        self.offset += len(data)
-        lines = (self.rest + data).replace(b"\r", b"\n").split(b"\n")
-        self.rest = lines.pop()[-CHUNK:]
-        for raw in lines:
-            if raw.strip():
-                self._line(raw[:4000].decode("utf-8", "replace"))
-        return bool(data)
+            return b""
 
     def _line(self, line: str) -> None:
         self.last = line.strip()
@@ -96,9 +107,13 @@ class _LogFollower:
             self.fatal = self.last
         for name, pattern in _PHASES:
             if pattern.search(line) and name != self.phase:
-                now = time.monotonic()
-                self.times[self.phase] = round(self.times.get(self.phase, 0.0) + now - self._since, 2)
-                self.phase, self._since, self.percent = name, now, ""
+                self.times = self.spent()
+                self.phase, self._since, self.percent = name, time.monotonic(), ""
+
+    def spent(self) -> dict[str, float]:
+        """Seconds in each phase so far, the present one included."""
+        now = self.times.get(self.phase, 0.0) + time.monotonic() - self._since
+        return {**self.times, self.phase: round(now, 2)}
 
     def says(self) -> str:
         return f"{self.phase} {self.percent}".strip()
@@ -114,22 +129,28 @@ async def wait_ready(
     deadline_s: float,
     on_progress: Callable[[str], None],
     cancelled: Callable[[], bool] = lambda: False,
+    poll: Callable[[], int | None] | None = None,
+    scheme: str = "http",
 ) -> ReadyResult:
     """Wait until ready, dead, or out of time. Death is seen within a few tenths of a second.
 
     The deadline moves while the log shows progress. Sends nothing but GET /health to that port, and
-    only once the server's own tree listens on it.
+    only once the server's own tree answers there. ``poll``: the exit code, where the caller is the
+    parent (``Launched.poll``).
     """
     log = _LogFollower(str(log_path) if log_path else None, log_offset)
     started = time.monotonic()
     deadline, latest = started + deadline_s, started + deadline_s * MOST_STRETCH
     health: asyncio.Task[int | None] | None = None
+    health_at = 0.0
+    foreign_since: float | None = None
     answer: int | None = None
     shown = ""
 
     def done(ok: bool, kind: Kind, detail: str) -> ReadyResult:
-        times = {**log.times, "total": round(time.monotonic() - started, 2)}
-        return ReadyResult(ok, kind, detail, None, times)
+        code = poll() if poll is not None and kind == "died" else None
+        times = {**log.spent(), "total": round(time.monotonic() - started, 2)}
+        return ReadyResult(ok, kind, detail, code, times)
 
     try:
         while True:
@@ -137,24 +158,26 @@ async def wait_ready(
                 deadline = min(latest, max(deadline, time.monotonic() + min(GRACE_S, deadline_s)))
             if not is_alive(identity):
                 log.read()
+                if log.fatal:
+                    return done(False, "died", f"it could not bind its port and ended: {log.fatal}")
                 return done(False, "died", f"it ended while {log.says()}")
             if log.fatal:
                 return done(False, "log_fatal", f"it could not bind its port: {log.fatal}")
             if cancelled():
                 return done(False, "cancelled", "called off")
-            owned = await asyncio.to_thread(_owns, identity, port)
-            if owned is True and health is None:
-                health = asyncio.ensure_future(_health(host, port))
-            if health is not None and health.done():
-                answer, health = health.result(), None
-                if answer == 200 and owned is True and is_alive(identity):
-                    took = time.monotonic() - started
-                    return done(True, "ready", f"ready after {took:.0f} s: own process, own port, /health 200")
-                await asyncio.sleep(HEALTH_PAUSE_S)
+            owned = await asyncio.to_thread(_owns, identity, host, port)
             now = time.monotonic()
+            if owned is True and health is None and now >= health_at:
+                health = asyncio.ensure_future(_health(scheme, host, port))
+            if health is not None and health.done():
+                answer, health, health_at = health.result(), None, now + HEALTH_PAUSE_S
+                if answer == 200 and owned is True and is_alive(identity):
+                    took = now - started
+                    return done(True, "ready", f"ready after {took:.0f} s: own process, own port, /health 200")
+            foreign_since = (foreign_since or now) if owned is False else None
+            if foreign_since is not None and (now - foreign_since >= FOREIGN_S or now >= deadline):
+                return done(False, "wrong_owner", f"port {port} belongs to another process")
             if now >= deadline:
-                if owned is False:
-                    return done(False, "wrong_owner", f"port {port} belongs to another process")
                 last = f"/health last answered {answer}" if answer else "nothing answered /health"
                 return done(False, "timed_out", f"not ready after {now - started:.0f} s, {log.says()}: {last}")
             text = f"{log.says()}, {now - started:.0f} s"
@@ -167,21 +190,22 @@ async def wait_ready(
             health.cancel()
 
 
-def _owns(identity: Identity, port: int) -> bool | None:
-    """True: a process of the tree listens there. False: somebody else does. None: nobody."""
-    found = proc.listeners(port)
-    if not found:
+def _owns(identity: Identity, host: str, port: int) -> bool | None:
+    """True: the tree, and nobody else, answers at the address. False: somebody else does. None: nobody."""
+    if not is_port(port) or not proc.listeners(port, among=()):
         return None
-    tree = {identity.pid, *(i.pid for i in proc.descendants(identity.pid))}
-    return any(one.pid in tree for one in found)
+    tree = {identity.pid, *(one.pid for one in proc.descendants_of(identity))}
+    answering = proc.answering(host, proc.listeners(port, among=tree))
+    return all(one.pid is not None for one in answering) if answering else None
 
 
-async def _health(host: str, port: int) -> int | None:
+async def _health(scheme: str, host: str, port: int) -> int | None:
     import httpx
 
     name = f"[{host}]" if ":" in host else host
     try:
-        async with httpx.AsyncClient(timeout=HEALTH_TIMEOUT_S, trust_env=False) as client:
-            return (await client.get(f"http://{name}:{port}/health")).status_code
+        # verify=False: servers sign their own certificates, and whose port it is was seen already.
+        async with httpx.AsyncClient(timeout=HEALTH_TIMEOUT_S, trust_env=False, verify=False) as client:
+            return (await client.get(f"{scheme}://{name}:{port}/health")).status_code
     except httpx.HTTPError:
         return None

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from wizard.core.target import Identity
 from wizard.server import proc
-from wizard.server.identity import is_alive
+from wizard.server.identity import identify, is_alive
 from wizard.server.ports import port_state
 
 POLL_S = 0.2
@@ -33,7 +33,10 @@ async def wait_released(
     limit_s: float,
     on_progress: Callable[[str], None],
 ) -> ReleaseResult:
-    """Wait until nothing of the old tree holds the port or the card. Names holders; never kills."""
+    """Wait until nothing of the old tree runs or holds the port or the card. Names holders; never kills.
+
+    ``identities``: the old tree (``StopResult.tree``). ``card_memory``: bytes by pid.
+    """
     old = tuple(identities)
     started = time.monotonic()
     while True:
@@ -50,18 +53,27 @@ async def wait_released(
 def _holders(
     old: tuple[Identity, ...], host: str, port: int, card_memory: Callable[[], Mapping[int, int]] | None
 ) -> tuple[str, ...]:
-    found: list[str] = []
+    found = [f"process {one.pid} of the old server still runs" for one in old if is_alive(one)]
     state = port_state(host, port)
     if state.state == "listening":
         owner = f"process {state.owner.pid}" if state.owner else "a process that cannot be seen"
         found.append(f"port {port} is held by {owner}")
     memory = card_memory() if card_memory is not None and old else {}
-    pids = {i.pid for i in old}
     for pid, size in memory.items():
-        # Memory listed under a pid that no longer runs was the old tree's: the driver is still freeing it.
-        ended = proc.state(pid) in ("", "Z", "X")
-        if pid in pids or ended:
-            alive = any(i.pid == pid and is_alive(i) for i in old)
-            word = "still runs" if alive else "has ended"
-            found.append(f"process {pid} {word} and holds {size / 2**30:.1f} GiB of the card")
+        if _was_of(pid, old):
+            word = "still runs" if identify(pid) is not None else "has ended"
+            held = f"{size / 2**30:.1f} GiB" if size else "memory"
+            found.append(f"process {pid} {word} and holds {held} of the card")
     return tuple(found)
+
+
+def _was_of(pid: int, old: tuple[Identity, ...]) -> bool:
+    """Whether memory listed under a pid is the old tree's: its own, or of a process that has ended.
+
+    A pid that is nobody's here is one the driver is still freeing; except in a container, where the
+    driver counts pids of the host and any neighbour's would look ended.
+    """
+    ended = proc.state(pid) in ("Z", "X", "x") or not proc.exists(pid)
+    if any(one.pid == pid for one in old):
+        return ended or identify(pid) in old
+    return ended and proc.in_first_pid_namespace()
