@@ -16,6 +16,9 @@ from wizard.core.flow import Mark
 MAX_BYTES = 1_000_000
 """Largest flow file read: far above any real one."""
 
+MAX_DEPTH = 30
+"""Deepest nesting read; real files have 6. Deeper costs the parser quadratic time."""
+
 _LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
@@ -176,11 +179,17 @@ def read(path: Path, shown_as: str, problems: list[Problem]) -> Doc | None:
         problems.append(Problem(start, f"is not UTF-8 text (byte {error.start})"))
         return None
     try:
+        depth = 0
         for event in yaml.parse(text, Loader=_LOADER):
-            anchored = getattr(event, "anchor", None)
-            if isinstance(event, yaml.AliasEvent) or anchored:
-                mark = Mark(shown_as, event.start_mark.line + 1, event.start_mark.column + 1)
+            place: Any = event.start_mark
+            if isinstance(event, yaml.AliasEvent) or getattr(event, "anchor", None):
+                mark = Mark(shown_as, place.line + 1, place.column + 1)
                 problems.append(Problem(mark, "anchors and aliases (& and *) are not used in flows"))
+                return None
+            depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+            if depth > MAX_DEPTH:
+                mark = Mark(shown_as, place.line + 1, place.column + 1)
+                problems.append(Problem(mark, f"is nested more than {MAX_DEPTH} deep"))
                 return None
         node = yaml.compose(text, Loader=_LOADER)
     except yaml.MarkedYAMLError as error:
