@@ -132,7 +132,7 @@ async def test_proxies_of_the_environment_are_not_used(monkeypatch: pytest.Monke
 
 
 async def test_a_page_is_read_only_so_far() -> None:
-    async with serving({"/big": answer(200, b"x" * 5000)}) as server:
-        async with fetching.client_for(server.target) as client:
-            page = await fetching.fetch(client, "/big", seconds=5, most_bytes=1000)
+    big = {"/big": answer(200, b"x" * 5000)}
+    async with serving(big) as server, fetching.client_for(server.target) as client:
+        page = await fetching.fetch(client, "/big", seconds=5, most_bytes=1000)
     assert (len(page.body), page.cut) == (1000, True)

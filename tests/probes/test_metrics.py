@@ -141,7 +141,8 @@ def test_too_short_a_window_does_not_say_frozen() -> None:
 
 
 def test_recorded_busy_server_never_stands_still_and_the_stopped_one_does() -> None:
-    text = lzma.open(shared("h200/t_default/metrics_1hz.txt.xz"), "rt").read()
+    with lzma.open(shared("h200/t_default/metrics_1hz.txt.xz"), "rt") as file:
+        text = file.read()
     parts = re.split(r"^#### ([\d.]+) took [\d.]+ ?\n", text, flags=re.M)[1:]
     scrapes = [Scrape(parse(page), float(at)) for at, page in zip(parts[::2], parts[1::2], strict=True)]
     assert len(scrapes) > 60

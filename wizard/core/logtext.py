@@ -91,7 +91,10 @@ def read_line(text: str, number: int) -> Line:
     stamp = None
     if match[1] is not None:
         fields = tuple(int(match[i]) for i in range(1, 7))
-        stamp = float(calendar.timegm((*fields, 0, 0, 0)))
+        try:
+            stamp = float(calendar.timegm((*fields, 0, 0, 0)))
+        except ValueError:
+            stamp = None  # [2026-99-99 ...]: looks like a date, is none
     return Line(text[match.end() :], stamp, match[7].strip(), number)
 
 

@@ -8,6 +8,7 @@ was passed over is said.
 from __future__ import annotations
 
 import os
+import stat
 import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -69,13 +70,13 @@ class LogView:
 
 def read_live(path: str, signatures: Iterable[Signature]) -> LogView:
     """The last start and the end of a growing log. Raises OSError."""
-    with open(path, "rb") as file:
+    with _open(path) as file:
         size, modified = _measure(file)
         start = _last_start(file, size)
         reader = LogReader(signatures)
-        tail_at = max(0, size - TAIL_BYTES)
-        begin = max(0, start - BEFORE_START_BYTES)
-        head_end = min(begin + HEAD_BYTES + BEFORE_START_BYTES, size)
+        tail_at = _aligned(file, size - TAIL_BYTES)
+        begin = _aligned(file, start - BEFORE_START_BYTES)
+        head_end = min(_aligned(file, begin + HEAD_BYTES + BEFORE_START_BYTES), size)
         number = _count_lines(file, 0, begin)
         if head_end >= tail_at:
             _feed(reader, file, begin, size, number)
@@ -88,10 +89,10 @@ def read_live(path: str, signatures: Iterable[Signature]) -> LogView:
 
 def read_start(path: str) -> Story:
     """Only the last start of a log: its settings and sizes. Raises OSError."""
-    with open(path, "rb") as file:
+    with _open(path) as file:
         size, _ = _measure(file)
         start = _last_start(file, size)
-        begin = max(0, start - BEFORE_START_BYTES)
+        begin = _aligned(file, start - BEFORE_START_BYTES)
         reader = LogReader()
         end = min(size, begin + HEAD_BYTES + BEFORE_START_BYTES)
         _feed(reader, file, begin, end, _count_lines(file, 0, begin))
@@ -101,17 +102,17 @@ def read_start(path: str) -> Story:
 def read_saved(path: str, signatures: Iterable[Signature], seconds: float = 20.0) -> LogView:
     """The whole log of a server that is gone, within about ``seconds``. Raises OSError."""
     deadline = time.monotonic() + seconds
-    with open(path, "rb") as file:
+    with _open(path) as file:
         size, modified = _measure(file)
         reader = LogReader(signatures)
         if size <= WHOLE_BYTES:
             _feed(reader, file, 0, size, 0)
             return LogView(reader.story, size, modified)
-        tail_at = size - TAIL_BYTES
-        number = _feed(reader, file, 0, HEAD_BYTES, 0)
-        at, passed_over = HEAD_BYTES, 0
+        tail_at = _aligned(file, size - TAIL_BYTES)
+        at, passed_over = _aligned(file, HEAD_BYTES), 0
+        number = _feed(reader, file, 0, at, 0)
         while at < tail_at and time.monotonic() < deadline:
-            end = min(at + CHUNK, tail_at)
+            end = min(_aligned(file, at + CHUNK), tail_at)
             file.seek(at)
             chunk = file.read(end - at)
             if any(word in chunk for word in _WORDS):
@@ -127,7 +128,7 @@ def read_saved(path: str, signatures: Iterable[Signature], seconds: float = 20.0
 def tail_text(path: str, most_bytes: int = 64 * 1024) -> str:
     """The end of a file as text; empty when it cannot be read."""
     try:
-        with open(path, "rb") as file:
+        with _open(path) as file:
             size, _ = _measure(file)
             file.seek(max(0, size - most_bytes))
             return file.read(most_bytes).decode("utf-8", "replace")
@@ -135,10 +136,23 @@ def tail_text(path: str, most_bytes: int = 64 * 1024) -> str:
         return ""
 
 
+def _open(path: str) -> BinaryIO:
+    """Opened without waiting for anybody: opening a pipe nobody writes to would wait for ever."""
+    handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    return os.fdopen(handle, "rb")
+
+
+def _aligned(file: BinaryIO, at: int) -> int:
+    """The beginning of the next line at or after a place (the place itself inside an overlong line)."""
+    if at <= 0:
+        return 0
+    file.seek(at - 1)
+    newline = file.read(LONGEST_LINE).find(b"\n")
+    return at + newline if newline >= 0 else at
+
+
 def _measure(file: BinaryIO) -> tuple[int, float]:
     """Size and age of a regular file; reading a pipe or a device could wait for ever, so OSError for those."""
-    import stat
-
     found = os.fstat(file.fileno())
     if not stat.S_ISREG(found.st_mode):
         raise OSError("not a regular file")

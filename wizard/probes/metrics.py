@@ -112,10 +112,10 @@ def _explained(error: FetchError) -> NoData | Unavailable:
 
 
 async def _scrapes(client: httpx.AsyncClient, window_s: float) -> list[Scrape]:
-    """Pages over the window. Once one was read, a later failure ends the window early."""
+    """At least two pages over the window. Once one was read, a later failure ends the window early."""
     scrapes = [await _scrape(client)]
     deadline = scrapes[0].at + window_s
-    while time.monotonic() < deadline:
+    while len(scrapes) < 2 or time.monotonic() < deadline:
         await asyncio.sleep(max(0.05, min(STEP_S, deadline - time.monotonic())))
         try:
             scrapes.append(await _scrape(client))
