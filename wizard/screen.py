@@ -39,8 +39,14 @@ def can_draw(args: argparse.Namespace) -> bool:
     return sys.stdin.isatty() and sys.stdout.isatty() and os.environ.get("TERM", "dumb") != "dumb"
 
 
-def show(args: argparse.Namespace, target: Target | None, *, resume: str | None = None) -> int:
-    """Run the screens."""
+def show(
+    args: argparse.Namespace,
+    target: Target | None,
+    *,
+    resume: str | None = None,
+    before_start: Callable[..., None] | None = None,
+) -> int:
+    """Run the screens. ``before_start`` is called when a change has been agreed to, before it begins."""
     from wizard.tui import environment
 
     environment.prepare()
@@ -54,6 +60,7 @@ def show(args: argparse.Namespace, target: Target | None, *, resume: str | None 
             read_only=args.read_only,
             flows_dir=Path(args.flows) if args.flows else None,
             version=args.sglang_version,
+            before_start=before_start,
             on_state=on_state,
             on_targets=on_targets,
         )

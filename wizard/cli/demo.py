@@ -30,7 +30,8 @@ def run(args: argparse.Namespace) -> int:
             return asyncio.run(_headless(args, stage))
         from importlib import import_module
 
-        return int(import_module("wizard.screen").show(args, stage.target))
+        screen = import_module("wizard.screen")
+        return int(screen.show(args, stage.target, before_start=lambda _order: stage.stop_clients()))
 
 
 async def _headless(args: argparse.Namespace, stage: object) -> int:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from wizard.core.flow import FlowBook
 from wizard.core.measurement import Workload
-from wizard.core.plan import Consent
+from wizard.core.plan import Consent, Order
 from wizard.core.session import Event, Opened, SessionState
 from wizard.core.target import Target
 
@@ -37,6 +37,7 @@ class Engine:
         read_only: bool = False,
         flows_dir: Path | None = None,
         version: str | None = None,
+        before_start: Callable[[Order], None] | None = None,
         on_state: Callable[[SessionState], None],
         on_targets: TargetsSink,
     ) -> None:
@@ -46,6 +47,7 @@ class Engine:
         self._read_only = read_only
         self._flows_dir = flows_dir
         self._version = version
+        self._before_start = before_start
         self._on_state = on_state
         self._on_targets = on_targets
         self._loop = asyncio.new_event_loop()
@@ -84,6 +86,7 @@ class Engine:
         self._driver = Driver(
             self.book, read_only=self._read_only, on_state=self._on_state, window_s=1.0, version=self._version
         )
+        self._driver.before_start = self._before_start
         if self.error:
             self._driver.state = replace(self._driver.state, note=self.error)
         self._ready.set()
