@@ -16,6 +16,7 @@ from wizard.core.target import Identity
 from wizard.server import proc
 
 _GONE = ("Z", "X", "x")
+_THREAD = (errno.EINVAL, errno.ENOENT)  # pidfd_open of a thread: before and since Linux 6.9
 _NO_PIDFD = (errno.ENOSYS, errno.EPERM)
 """No pidfd here: a kernel before 5.3, or a container whose seccomp profile forbids the call."""
 
@@ -62,7 +63,7 @@ class ProcessHandle:
         except AttributeError:
             self._fd = None
         except OSError as error:
-            if error.errno == errno.EINVAL:
+            if error.errno in _THREAD:
                 raise NotTheTarget(f"{self.identity.pid} is a thread, not a process") from None
             if error.errno not in _NO_PIDFD:
                 raise
