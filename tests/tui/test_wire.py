@@ -136,6 +136,17 @@ def test_sigterm_ends_it_even_when_nobody_reads(terminal: Terminal) -> None:
     assert terminal.status == 143
 
 
+def test_keys_typed_ahead_break_nothing_and_sigterm_still_ends_it_well(terminal: Terminal) -> None:
+    """Overlays opened and closed faster than they are painted; then the end while they come and go."""
+    terminal.until("Requests wait too long")
+    for _ in range(60):
+        os.write(terminal.fd, b"e\x1b[Fbw\x1b[6~bl\x1b[Fb")
+    terminal.read(0.7)
+    os.kill(terminal.pid, signal.SIGTERM)
+    assert terminal.exit_code(within=6.0) == 143, terminal.seen[-300:]
+    assert b"failed" not in terminal.seen
+
+
 @pytest.mark.parametrize("key", [b"q", b"\x03"])
 def test_quitting_gives_the_code_of_what_was_found(terminal: Terminal, key: bytes) -> None:
     terminal.until("Requests wait too long")

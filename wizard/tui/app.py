@@ -67,6 +67,7 @@ class WizardApp(App[int]):
         self.picking = False
         self.history: History | None = None
         self.host = socket.gethostname().split(".")[0]
+        self.leaving = False
         self.failure = ""
         self.trouble = ""
         """One line about something that went wrong here rather than in the session."""
@@ -117,6 +118,10 @@ class WizardApp(App[int]):
         self.failure = message.why
         self.exit(3)
 
+    def exit(self, *args: Any, **how: Any) -> None:
+        self.leaving = True  # screens lose their widgets from here on, and still get messages
+        super().exit(*args, **how)
+
     def _fatal_error(self) -> None:
         """A defect of a screen ends in one line. Textual's own traceback shows local values: secrets too."""
         self.failure = ending.failure_line(self._exception)
@@ -152,7 +157,7 @@ class WizardApp(App[int]):
             else:
                 self.attach(message.value)
         for screen in self.screen_stack:
-            if screen.id == message.for_screen and hasattr(screen, "take"):
+            if screen.id == message.for_screen and getattr(screen, "ready", False) and hasattr(screen, "take"):
                 screen.take(message.value, message.error)
 
     @property
@@ -169,7 +174,7 @@ class WizardApp(App[int]):
 
     def sync(self) -> None:
         """Put the screen of the state in front, unless an overlay is open, and redraw."""
-        if not self.screen_stack:
+        if not self.screen_stack or self.leaving:
             return
         top, kind = self.screen, self.wanted()
         if isinstance(top, Frame) and not top.is_overlay and top.kind != kind:

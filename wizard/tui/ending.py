@@ -46,7 +46,9 @@ def failure_line(error: BaseException | None) -> str:
     where = ""
     frame = error.__traceback__ if error is not None else None
     while frame is not None:
-        where = f"{os.path.basename(frame.tb_frame.f_code.co_filename)}:{frame.tb_lineno}"
+        folder, name = os.path.split(frame.tb_frame.f_code.co_filename)
+        if "wizard" in folder or not where:
+            where = f"{name}:{frame.tb_lineno}"
         frame = frame.tb_next
     return f"the screen failed ({type(error).__name__} at {where}); --plain works without it"
 

@@ -130,7 +130,7 @@ def term_words(term: Term) -> str:
     """A condition with its numbers in it: ``running 8 >= cap 8``."""
     text = term.text
     if text.startswith("known("):
-        return text
+        return ", ".join(f"{short_label(n)} = {value_text(n, v) if v else 'unknown'}" for n, v in term.readings)
     for name, value in sorted(term.readings, key=lambda pair: -len(pair[0])):
         shown = one_line(show(value.x)) if value is not None else "?"
         pieces = re.split(rf"(?<![\w.]){re.escape(name)}(?![\w.])", text)

@@ -41,6 +41,8 @@ class Frame(Screen[Any]):
     """The stage to mark; empty = the session's own."""
     help_text: ClassVar[str] = ""
     is_overlay: ClassVar[bool] = False
+    mounted = False
+    """All widgets have come (Textual sends Mount after the whole of compose)."""
     AUTO_FOCUS = "Choices"
     COMPONENT_CLASSES: ClassVar[set[str]] = {role_class(role) for role in ROLES}
     BINDINGS: ClassVar[list[BindingType]] = [
@@ -73,19 +75,28 @@ class Frame(Screen[Any]):
         return iter(())
 
     def on_mount(self) -> None:
+        self.mounted = True
         self.draw_all()
 
+    @property
+    def ready(self) -> bool:
+        """All widgets are there: not before they have come, not while they go after the screen was closed."""
+        return self.mounted and not self.wizard.leaving and self in self.app.screen_stack
+
+    def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
+        """Keys typed ahead may reach a screen whose widgets are not there: then they are dropped."""
+        return self.ready and super().check_action(action, parameters)
+
     def on_screen_resume(self) -> None:
-        if self.is_mounted:
-            self.draw_all()
+        self.draw_all()
 
     def on_resize(self, event: events.Resize) -> None:
-        if self.is_mounted:
+        if self.ready:
             self.call_after_refresh(self.draw_all)
 
     def draw_all(self) -> None:
         """Draw everything from the latest state. Cheap when nothing differs."""
-        if not self.is_attached or not self.query(Header):
+        if not self.ready:
             return
         state, stage, host, where = self.state, self.stage, self.wizard.host, self.where()
         self.query_one(Header).show(lambda w: header_lines(state, where, w, stage=stage, host=host))
@@ -105,7 +116,7 @@ class Frame(Screen[Any]):
         return ALWAYS
 
     def show_footer(self) -> None:
-        if not self.is_attached or not self.query(Footer):
+        if not self.ready:
             return
         keys = tuple(self.keys())
         body = self.query_one(Body)

@@ -109,7 +109,7 @@ class DiagnoseScreen(Frame):
 
     def body(self) -> ComposeResult:
         yield Lines(id="question")
-        yield Choices(id="choices", label_width=34, moved=self.draw_detail)
+        yield Choices(id="choices", label_width=42, moved=self.draw_detail)
         yield Lines(id="detail", classes="above")
         yield Lines(id="hypotheses", classes="above")
 

@@ -91,7 +91,7 @@ class LogScreen(TextScreen):
 
     def _ask(self) -> None:
         engine = self.wizard.engine
-        if self.is_attached and engine is not None:
+        if self.ready and engine is not None:
             self.wizard.fetch(self.id or "", lambda: engine.log_tail(LOG_LINES))
 
     def take(self, value: Any, error: str) -> None:

@@ -93,7 +93,7 @@ class VerifyScreen(Frame):
             self.clock = None
 
     def _tick(self) -> None:
-        if self.app.screen is self:
+        if self.ready and self.app.screen is self:
             self.query_one("#text", Lines).renew()
 
     def keys(self) -> Sequence[tuple[str, str]]:
