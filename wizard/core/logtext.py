@@ -10,7 +10,7 @@ import calendar
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Literal
 
 Role = Literal["lead", "victim", "noise", "info"]
@@ -78,24 +78,30 @@ class Line:
 
 
 _PREFIX = re.compile(
-    r"^[^\[\n]{0,120}\[(?:(\d{4})-(\d\d)-(\d\d) (\d\d):(\d\d):(\d\d)(?:[.,]\d{1,6})?)?"
+    r"^[^\[\n]{0,120}\[(?:(\d{4}-\d\d-\d\d) (\d\d:\d\d:\d\d)(?:[.,]\d{1,6})?)?"
     r"((?: ?(?:[A-Z_]{2,12}|DisaggregationMode\.[A-Z]{1,20})\d{0,4}){0,8})\] ?"
 )
+
+
+@lru_cache(maxsize=64)
+def _seconds(day: str, clock: str) -> float | None:
+    """Seconds of the log's clock; None for [2026-99-99 ...], which looks like a date and is none."""
+    fields = [int(part) for part in (*day.split("-"), *clock.split(":"))]
+    try:
+        return float(calendar.timegm((*fields, 0, 0, 0)))
+    except ValueError:
+        return None
 
 
 def read_line(text: str, number: int) -> Line:
     """A raw line taken apart. A prefix that is not SGLang's stays part of the text."""
     match = _PREFIX.match(text[:240])
-    if match is None or (match[1] is None and not match[7]):
+    if match is None or (match[1] is None and not match[3]):
         return Line(text, None, "", number)
     stamp = None
     if match[1] is not None:
-        fields = tuple(int(match[i]) for i in range(1, 7))
-        try:
-            stamp = float(calendar.timegm((*fields, 0, 0, 0)))
-        except ValueError:
-            stamp = None  # [2026-99-99 ...]: looks like a date, is none
-    return Line(text[match.end() :], stamp, match[7].strip(), number)
+        stamp = _seconds(match[1], match[2])
+    return Line(text[match.end() :], stamp, match[3].strip(), number)
 
 
 def first_match(signatures: Iterable[Signature], text: str, phase: str) -> Signature | None:

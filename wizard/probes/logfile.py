@@ -1,8 +1,8 @@
 """Reading a log file of any size in bounded memory, from the last start on.
 
 A live server's log is read at its last start (256 kB) and at its end (2 MB). A log of a server that is gone
-is read whole, but of a large one the middle is only parsed where a chunk holds a word that matters; what
-was passed over is said.
+is read whole, but of the middle of a large one only the lines that hold a word that matters; what was passed
+over is said.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from wizard.core.redact import clean
 
 HEAD_BYTES = 256 * 1024
 TAIL_BYTES = 2 * 1024 * 1024
-WHOLE_BYTES = 32 * 1024 * 1024
-"""A saved log up to this size is parsed line by line; the middle of a larger one is searched for words."""
+WHOLE_BYTES = 16 * 1024 * 1024
+"""A saved log up to this size is parsed line by line; of the middle of a larger one, lines with a word."""
 CHUNK = 1024 * 1024
 LONGEST_LINE = 128 * 1024
 SEARCH_BACK_BYTES = 256 * 1024 * 1024
@@ -53,6 +53,7 @@ _WORDS = tuple(
         "not found",
         "not supported",
         "mismatch",
+        '  File "',
     )
 )
 
@@ -115,11 +116,9 @@ def read_saved(path: str, signatures: Iterable[Signature], seconds: float = 20.0
             end = min(_aligned(file, at + CHUNK), tail_at)
             file.seek(at)
             chunk = file.read(end - at)
-            if any(word in chunk for word in _WORDS):
-                number = _feed(reader, file, at, end, number)
-            else:
-                number += chunk.count(b"\n")
-                passed_over += len(chunk)
+            looked_at = _feed_matching(reader, chunk, number)
+            number += chunk.count(b"\n")
+            passed_over += len(chunk) - looked_at
             at = end
         _feed(reader, file, tail_at, size, number)
         return LogView(reader.story, size, modified, passed_over, unsearched=max(0, tail_at - at))
@@ -191,12 +190,35 @@ def _feed(reader: LogReader, file: BinaryIO, start: int, end: int, number: int) 
     """Feed the lines of ``file[start:end]``; gives the number of the last line."""
     for raw in _raw_lines(file, start, end):
         number += 1
-        for piece in _pieces(raw):
-            text = piece.decode("utf-8", "replace")
-            if not text.isprintable():
-                text = clean(text.replace("\t", " ")).replace("\n", " ")
-            reader.feed(text, number)
+        _feed_line(reader, raw, number)
     return number
+
+
+def _feed_matching(reader: LogReader, chunk: bytes, number: int) -> int:
+    """Feed only the lines of a chunk that hold one of the words; gives how many bytes they were."""
+    spans: set[tuple[int, int]] = set()
+    for word in _WORDS:
+        at = chunk.find(word)
+        while at >= 0:
+            end = chunk.find(b"\n", at)
+            end = len(chunk) if end < 0 else end
+            spans.add((chunk.rfind(b"\n", 0, at) + 1, end))
+            at = chunk.find(word, end)
+    counted, looked_at = 0, 0
+    for start, end in sorted(spans):
+        number += chunk.count(b"\n", counted, start)
+        counted = start
+        _feed_line(reader, chunk[start : min(end, start + LONGEST_LINE)], number + 1)
+        looked_at += end - start
+    return looked_at
+
+
+def _feed_line(reader: LogReader, raw: bytes, number: int) -> None:
+    for piece in _pieces(raw):
+        text = piece.decode("utf-8", "replace")
+        if not text.isprintable():
+            text = clean(text.replace("\t", " ")).replace("\n", " ")
+        reader.feed(text, number)
 
 
 def _raw_lines(file: BinaryIO, start: int, end: int) -> Iterator[bytes]:
