@@ -492,7 +492,7 @@ async def test_an_unchanged_state_repaints_nothing(monkeypatch: pytest.MonkeyPat
 
 async def test_a_storm_of_keys_breaks_nothing() -> None:
     async with shown(samples.classify()) as view:
-        for _ in range(30):
+        for _ in range(8):
             for key in ("e", "end", "b", "w", "escape", "l", "end", "b", "question_mark", "b"):
                 view.app.post_message(events.Key(key, key if len(key) == 1 else None))
         await view.settle()

@@ -69,8 +69,7 @@ class WizardApp(App[int]):
         self.host = socket.gethostname().split(".")[0]
         self.leaving = False
         self.failure = ""
-        self.trouble = ""
-        """One line about something that went wrong here rather than in the session."""
+        self.trouble = ""  # one line about what went wrong here rather than in the session
         self._decided: tuple[object, float] | None = None
         self._watching = False
         self._generation = 0
@@ -290,7 +289,7 @@ class WizardApp(App[int]):
 
     def go_back(self) -> None:
         """One step back; from the first stage to the choice of the server."""
-        from wizard.core.session import WentBack
+        from wizard.core.session import StartedOver, WentBack
 
         state = self.state
         if self.wanted() == "picker":
@@ -302,12 +301,8 @@ class WizardApp(App[int]):
             self.picking = True
             self.find_targets()
             return
-        if state is not None and state.run is not None and state.run.outcome is not None:
-            from wizard.core.session import StartedOver
-
-            self.decide(StartedOver())
-            return
-        self.decide(WentBack())
+        over = state is not None and state.run is not None and state.run.outcome is not None
+        self.decide(StartedOver() if over else WentBack())
 
     def fetch(self, for_screen: str, what: Callable[[], Any]) -> None:
         """Run a blocking question to the engine in a thread; the answer comes as ``Fetched``."""
