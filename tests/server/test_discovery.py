@@ -72,8 +72,12 @@ def test_finds_the_parent_with_everything_to_start_it_again(stage: Stage) -> Non
     pid = stage.server(port, "--served-model-name", "tiny", "--chat-template", "", children=2)
     assert len(proc.descendants(pid)) == 4
     (found,) = [t for t in find_servers() if t.identity == who(pid)]
-    assert found.base_url == f"http://127.0.0.1:{port}" and found.name == "tiny" and found.note == ""
-    assert not found.simulated and not found.remote and found.is_live
+    assert found.base_url == f"http://127.0.0.1:{port}"
+    assert found.name == "tiny"
+    assert found.note == ""
+    assert not found.simulated
+    assert not found.remote
+    assert found.is_live
     launch = found.launch
     assert launch is not None
     assert launch.argv == (*MODULE, "--port", str(port), "--served-model-name", "tiny", "--chat-template", "")
@@ -113,7 +117,9 @@ def test_output_into_two_files_and_into_none(stage: Stage) -> None:
     none = stage.run(argv, pretend_environ(), stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
     stage.wait_for("err", "fired up")
     split, piped = target_from_pid(two.pid), target_from_pid(none.pid)
-    assert split.launch is not None and piped.launch is not None and none.stdout is not None
+    assert split.launch is not None
+    assert piped.launch is not None
+    assert none.stdout is not None
     assert split.launch.log_path == str(stage.folder / "out")
     assert split.launch.stderr_path == split.log_path == str(stage.folder / "err")
     assert piped.launch.log_path is piped.launch.stderr_path is piped.log_path is None
@@ -129,9 +135,9 @@ def test_a_wrapper_leads_to_its_server_and_two_below_it_are_not_guessed(stage: S
     )
     stage.wait_for("single", "fired up")
     found = target_from_pid(single.pid)
-    assert (
-        found.identity is not None and proc.parent(found.identity.pid) == single.pid and found.port == ports[0]
-    )
+    assert found.identity is not None
+    assert proc.parent(found.identity.pid) == single.pid
+    assert found.port == ports[0]
     wait_until(lambda: sum(runs_server(proc.cmdline(i.pid)) for i in proc.descendants(double.pid)) == 2, "both")
     with pytest.raises(TargetError, match="2 servers below it") as error:
         target_from_pid(double.pid)
@@ -150,7 +156,7 @@ def test_url_of_a_local_server(stage: Stage) -> None:
     pid = stage.server(port, "--host", "0.0.0.0")
     for host in ("127.0.0.1", "localhost", "0.0.0.0", "127.0.0.5"):
         found = target_from_url(f"http://{host}:{port}")
-        assert found.identity == who(pid) and found.port == port and not found.remote, host
+        assert (found.identity, found.port, found.remote) == (who(pid), port, False), host
     assert target_from_pid(pid).host == "127.0.0.1"
     assert target_from_url(f"127.0.0.1:{port}/v1").identity == who(pid)
 
@@ -162,7 +168,9 @@ def test_url_names_the_server_at_that_very_address(stage: Stage) -> None:
     assert target_from_url(f"http://127.0.0.1:{port}").identity == who(first)
     assert target_from_url(f"http://127.0.0.2:{port}").identity == who(second)
     nobody = target_from_url(f"http://127.0.0.3:{port}")
-    assert nobody.identity is None and nobody.remote and nobody.note
+    assert nobody.identity is None
+    assert nobody.remote
+    assert nobody.note
 
 
 def test_url_of_a_router_is_not_its_worker(stage: Stage) -> None:
@@ -174,9 +182,12 @@ def test_url_of_a_router_is_not_its_worker(stage: Stage) -> None:
     process = stage.script(router, str(port), str(worker_port), env=pretend_environ())
     stage.wait_for("log", "fired up")
     found = target_from_url(f"http://127.0.0.1:{port}")
-    assert found.identity is None and found.remote and f"process {process.pid}" in found.note
+    assert found.identity is None
+    assert found.remote
+    assert f"process {process.pid}" in found.note
     worker = target_from_url(f"http://127.0.0.1:{worker_port}").identity
-    assert worker is not None and proc.parent(worker.pid) == process.pid
+    assert worker is not None
+    assert proc.parent(worker.pid) == process.pid
 
 
 def test_an_internal_port_of_a_child_is_not_the_servers_address(stage: Stage) -> None:
@@ -222,7 +233,9 @@ def test_what_is_no_address_is_one_clear_line(url: str) -> None:
 
 def test_another_host_is_examined_only() -> None:
     found = target_from_url("http://192.0.2.7:30000")
-    assert found.remote and found.identity is None and "another host" in found.note
+    assert found.remote
+    assert found.identity is None
+    assert "another host" in found.note
 
 
 def test_a_server_that_is_down() -> None:
@@ -238,9 +251,12 @@ def test_a_server_that_is_down() -> None:
         "::",
     ]
     found = target_from_command(argv, "/srv", {"SGLANG_SIM_CARD": "/x/card.json"}, "/srv/log")
-    assert not found.is_live and found.launch is not None and found.launch.argv == tuple(argv)
+    assert not found.is_live
+    assert found.launch is not None
+    assert found.launch.argv == tuple(argv)
     assert (found.host, found.port, found.name, found.simulated) == ("::1", 31000, "llama-8b", True)
-    assert found.card_path == "/x/card.json" and found.launch.stderr_path == "/srv/log"
+    assert found.card_path == "/x/card.json"
+    assert found.launch.stderr_path == "/srv/log"
     with pytest.raises(TargetError, match="starts no SGLang server"):
         target_from_command(["python", "train.py"], "/srv", {})
 
@@ -248,12 +264,14 @@ def test_a_server_that_is_down() -> None:
 def test_a_supervised_server_is_assisted_only(stage: Stage) -> None:
     code = (
         "import subprocess, sys; open('/proc/self/comm', 'w').write('supervisord')\n"
-        "subprocess.run(['bash', '-c', sys.executable + ' -m sglang.launch_server --port ' + sys.argv[1] + '; :'])"
+        "words = sys.executable + ' -m sglang.launch_server --port ' + sys.argv[1] + '; :'\n"
+        "subprocess.run(['bash', '-c', words])"
     )
     process = stage.script(code, str(free_port()), env=pretend_environ())
     stage.wait_for("log", "fired up")
     note = target_from_pid(process.pid).note
-    assert note.startswith("supervisord") and "assisted only" in note
+    assert note.startswith("supervisord")
+    assert "assisted only" in note
 
 
 @pytest.mark.parametrize(
@@ -313,7 +331,7 @@ def test_main_process_is_told_by_its_wrapper(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(proc, "in_first_pid_namespace", lambda: False)
     monkeypatch.setattr(proc, "ancestors", lambda pid: [7, 1])
     for words, yes in (
-        ("tini -- python -m sglang.launch_server --port 1".split(), True),
+        (["tini", "--", "python", "-m", "sglang.launch_server", "--port", "1"], True),
         (["sh", "-c", "python -m sglang.launch_server --port 1"], True),
         (["bash"], False),
         (["sleep", "infinity"], False),

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import errno
 import os
+import platform
 import signal
 import threading
 from dataclasses import replace
@@ -21,13 +22,34 @@ def test_a_running_process_is_itself_and_an_ended_one_is_nobody(stage: Stage) ->
     assert is_alive(me)
     child.kill()
     wait_until(lambda: proc.state(child.pid) == "Z", "a zombie")
-    assert not is_alive(me) and identify(child.pid) is None
+    assert not is_alive(me)
+    assert identify(child.pid) is None
     with pytest.raises(Gone), ProcessHandle(me):
         pass
     child.wait()
     assert not is_alive(me)
     with pytest.raises(Gone), ProcessHandle(me):
         pass
+
+
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="the number of the exit system call")
+def test_a_zombie_whose_threads_go_on_is_alive(stage: Stage) -> None:
+    code = (
+        "import ctypes, threading, time\n"
+        "threading.Thread(target=time.sleep, args=(60,)).start()\n"
+        "ctypes.CDLL(None).syscall(60, 0)  # exit: of this one thread\n"
+    )
+    child = stage.script(code)
+    wait_until(lambda: proc.state(child.pid) == "Z", "the main thread's end")
+    me = who(child.pid)
+    assert is_alive(me)
+    assert child.poll() is None
+    with ProcessHandle(me) as handle:
+        assert not handle.wait(0.1)
+        handle.send(signal.SIGKILL)
+        assert handle.wait(10)
+    assert child.wait() == -signal.SIGKILL
+    assert not is_alive(me)
 
 
 @pytest.mark.parametrize("pidfd", [True, False])
@@ -46,7 +68,8 @@ def test_a_reused_pid_is_never_signalled(
     assert not is_alive(old)
     with pytest.raises(NotTheTarget), ProcessHandle(old) as handle:
         handle.send(signal.SIGKILL)
-    assert child.poll() is None and is_alive(me)
+    assert child.poll() is None
+    assert is_alive(me)
 
 
 @pytest.mark.parametrize("pidfd", [True, False])

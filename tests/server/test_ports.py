@@ -9,16 +9,18 @@ from wizard.server.ports import can_bind, port_state, suggest_free
 
 def test_a_free_port() -> None:
     port = free_port()
-    assert can_bind("127.0.0.1", port) and port_state("127.0.0.1", port).state == "free"
+    assert can_bind("127.0.0.1", port)
+    assert port_state("127.0.0.1", port).state == "free"
 
 
 def test_the_owner_of_a_taken_port_is_named(stage: Stage) -> None:
     port = free_port()
     pid = stage.server(port)
     found = port_state("127.0.0.1", port)
-    assert (
-        found.state == "listening" and found.owner == who(pid) and "--port" in found.owner_argv and found.inode
-    )
+    assert found.state == "listening"
+    assert found.owner == who(pid)
+    assert "--port" in found.owner_argv
+    assert found.inode
     assert not can_bind("127.0.0.1", port)
 
 
@@ -49,19 +51,22 @@ def test_an_outgoing_connection_can_hold_the_port() -> None:
         port = client.getsockname()[1]
         found = port_state("127.0.0.1", port)
         assert not can_bind("127.0.0.1", port)
-        assert found.state == "listening" and found.owner == who(os.getpid())
+        assert found.state == "listening"
+        assert found.owner == who(os.getpid())
 
 
 def test_bound_without_listening_is_not_free() -> None:
     with socket.socket() as sock:
         sock.bind(("127.0.0.1", 0))
         found = port_state("127.0.0.1", sock.getsockname()[1])
-        assert found.state == "listening" and found.owner is None
+        assert found.state == "listening"
+        assert found.owner is None
 
 
 def test_what_is_no_port() -> None:
     for number in (0, -1, 65536, 99999):
-        assert not can_bind("127.0.0.1", number) and port_state("127.0.0.1", number).state == "free"
+        assert not can_bind("127.0.0.1", number)
+        assert port_state("127.0.0.1", number).state == "free"
     assert suggest_free("127.0.0.1", 99999) is not None
 
 
@@ -69,4 +74,7 @@ def test_the_suggestion_is_near_and_free() -> None:
     near = free_port()
     with socket.create_server(("127.0.0.1", near)):
         found = suggest_free("127.0.0.1", near)
-        assert found is not None and found != near and abs(found - near) < 200 and can_bind("127.0.0.1", found)
+        assert found is not None
+        assert found != near
+        assert abs(found - near) < 200
+        assert can_bind("127.0.0.1", found)

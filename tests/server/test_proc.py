@@ -43,7 +43,9 @@ def test_nothing_is_raised_for_what_is_not_there() -> None:
     pid = 4194304 + 7  # above the kernel's largest pid
     assert (proc.state(pid), proc.parent(pid), proc.start_ticks(pid), proc.cmdline(pid)) == ("", None, None, ())
     assert (proc.environ(pid), proc.cwd(pid), proc.fd_file(pid, 1), proc.uids(pid)) == ({}, None, None, None)
-    assert proc.descendants(pid) == [] and not proc.exists(pid) and proc.ancestors(pid) == []
+    assert proc.descendants(pid) == []
+    assert not proc.exists(pid)
+    assert proc.ancestors(pid) == []
 
 
 def test_a_log_counts_only_while_its_path_is_that_very_file(stage: Stage) -> None:
@@ -65,7 +67,8 @@ def test_descendants_are_found_to_the_last_and_only_for_that_process(stage: Stag
     child = stage.script(code)
     wait_until(lambda: (stage.folder / "log").read_text().count("up") == 4, "four processes")
     found = proc.descendants(child.pid)
-    assert len(found) == 3 and all(who(one.pid) == one for one in found)
+    assert len(found) == 3
+    assert all(who(one.pid) == one for one in found)
     assert [proc.parent(one.pid) for one in found] == [child.pid, found[0].pid, found[1].pid]
     assert proc.ancestors(found[2].pid)[:4] == [found[1].pid, found[0].pid, child.pid, os.getpid()]
     me = who(child.pid)

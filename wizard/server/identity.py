@@ -15,7 +15,6 @@ import time
 from wizard.core.target import Identity
 from wizard.server import proc
 
-_GONE = ("Z", "X", "x")
 _THREAD = (errno.EINVAL, errno.ENOENT)  # pidfd_open of a thread: before and since Linux 6.9
 _NO_PIDFD = (errno.ENOSYS, errno.EPERM)
 """No pidfd here: a kernel before 5.3, or a container whose seccomp profile forbids the call."""
@@ -32,7 +31,7 @@ class Gone(Exception):
 def identify(pid: int) -> Identity | None:
     """The identity of a running process; None when there is none (a zombie has ended)."""
     found = proc.stat(pid)
-    if found is None or found.state in _GONE:
+    if found is None or found.ended:
         return None
     return Identity(pid, found.start_ticks, proc.boot_id())
 

@@ -73,7 +73,8 @@ def _was_of(pid: int, old: tuple[Identity, ...]) -> bool:
     A pid that is nobody's here is one the driver is still freeing; except in a container, where the
     driver counts pids of the host and any neighbour's would look ended.
     """
-    ended = proc.state(pid) in ("Z", "X", "x") or not proc.exists(pid)
+    found = proc.stat(pid)
+    ended = found.ended if found is not None else not proc.exists(pid)
     if any(one.pid == pid for one in old):
         return ended or identify(pid) in old
     return ended and proc.in_first_pid_namespace()

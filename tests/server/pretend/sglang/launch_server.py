@@ -1,9 +1,10 @@
-"""``python -m sglang.launch_server`` with this folder on PYTHONPATH: a tree of processes like SGLang's, no model.
+"""``python -m sglang.launch_server`` with this folder on PYTHONPATH: a tree of processes like SGLang's.
 
-Flags: --host, --port; everything else is taken and ignored. Behaviour, JSON in the environment variable PRETEND:
-``children`` (forked; each forks one more), ``orphans`` (children outlive the parent), ``start_s`` (until the port
-is bound), ``drain_s`` (after SIGTERM), ``deaf`` (SIGTERM does nothing), ``exit`` (ends with that code at start),
-``port`` (bound instead of --port), ``unbound`` (never binds), ``lines`` (written to stderr at start), ``status``.
+Flags: --host, --port; everything else is taken and ignored. Behaviour, JSON in the variable PRETEND:
+``children`` (forked; each forks one more), ``orphans`` (children outlive the parent), ``start_s`` (until
+the port is bound), ``drain_s`` (after SIGTERM), ``deaf`` (SIGTERM does nothing), ``exit`` (ends with that
+code at start), ``port`` (bound instead of --port), ``unbound`` (never binds), ``lines`` (written to stderr
+at start), ``status`` (of /health).
 """
 
 from __future__ import annotations
