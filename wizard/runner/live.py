@@ -61,6 +61,7 @@ class LiveOperations:
     def __init__(self, journal: Path) -> None:
         self._fallback_log = str(server_log_path(journal))
         self._born: dict[Identity, Launched] = {}
+        self._stopped: dict[Identity, tuple[Identity, ...]] = {}
 
     def alive(self, identity: Identity) -> bool:
         return is_alive(identity)
@@ -93,6 +94,7 @@ class LiveOperations:
             on_progress=on_progress,
             cancelled=lambda: False,  # a drain that has begun is ended; the old command then comes back
         )
+        self._stopped[identity] = done.tree
         return Stopped(done.ok, done.detail, done.how)
 
     async def wait_released(
@@ -106,8 +108,10 @@ class LiveOperations:
     ) -> Released:
         from wizard.server.release import wait_released
 
+        # The card's memory was held by the children: wait for the whole trees that were stopped.
+        trees = [one for identity in identities for one in (identity, *self._stopped.get(identity, ()))]
         done = await wait_released(
-            tuple(identities),
+            tuple(dict.fromkeys(trees)),
             target.host,
             port,
             card_memory=_card_memory(target),
@@ -117,7 +121,7 @@ class LiveOperations:
         return Released(done.ok, done.detail, done.holders)
 
     def log_end(self, launch: Launch) -> tuple[str | None, int]:
-        path = launch.log_path or self._fallback_log
+        path = launch.stderr_path or launch.log_path or self._fallback_log  # as wizard.server.launch follows it
         try:
             return path, os.stat(path).st_size
         except OSError:
@@ -135,6 +139,7 @@ class LiveOperations:
     ) -> Readiness:
         from wizard.server.ready import wait_ready
 
+        born = self._born.get(child.identity)
         done = await wait_ready(
             child.identity,
             target.host,
@@ -143,8 +148,9 @@ class LiveOperations:
             log_offset=child.log_offset,
             deadline_s=deadline_s,
             on_progress=on_progress,
+            poll=born.poll if born is not None else None,
+            scheme=target.scheme,
         )
-        born = self._born.get(child.identity)
         code = born.poll() if born is not None else None  # only a parent learns it
         detail = done.detail if code is None else f"{done.detail}, exit code {code}"
         return Readiness(done.ok, detail, done.kind, dict(done.phase_times))
