@@ -36,7 +36,9 @@ def can_draw(args: argparse.Namespace) -> bool:
     """A full screen needs a terminal on both ends that is not dumb, and nobody who asked for lines."""
     if args.plain or args.json:
         return False
-    return sys.stdin.isatty() and sys.stdout.isatty() and os.environ.get("TERM", "dumb") != "dumb"
+    # Textual draws on stderr, so that has to be the terminal too.
+    terminals = sys.stdin.isatty() and sys.stdout.isatty() and sys.stderr.isatty()
+    return terminals and os.environ.get("TERM", "dumb") != "dumb"
 
 
 def show(
@@ -45,8 +47,11 @@ def show(
     *,
     resume: str | None = None,
     before_start: Callable[..., None] | None = None,
+    at_hang_up: Callable[[], None] | None = None,
 ) -> int:
-    """Run the screens. ``before_start`` is called when a change has been agreed to, before it begins."""
+    """Run the screens. ``before_start`` is called when a change has been agreed to, before it begins;
+    ``at_hang_up`` when the terminal goes away.
+    """
     from wizard.tui import environment
 
     environment.prepare()
@@ -65,4 +70,4 @@ def show(
             on_targets=on_targets,
         )
 
-    return int(run_app(engine, resume=resume))
+    return int(run_app(engine, resume=resume, at_hang_up=at_hang_up))

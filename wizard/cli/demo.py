@@ -31,7 +31,11 @@ def run(args: argparse.Namespace) -> int:
         from importlib import import_module
 
         screen = import_module("wizard.screen")
-        return int(screen.show(args, stage.target, before_start=lambda _order: stage.stop_clients()))
+        return int(
+            screen.show(
+                args, stage.target, before_start=lambda _order: stage.stop_clients(), at_hang_up=stage.hang_up
+            )
+        )
 
 
 async def _headless(args: argparse.Namespace, stage: object) -> int:

@@ -223,6 +223,12 @@ class Stage:
             process.send_signal(signal.SIGKILL)
         process.wait(timeout=10)
 
+    def hang_up(self) -> None:
+        """The terminal went away: end our own children at once, without waiting for anything."""
+        for process in self._ours:
+            if process.poll() is None:
+                process.kill()
+
     def __exit__(self, *_: object) -> None:
         """End what runs on our private card, then what we started; nothing else."""
         self.stop_clients()
