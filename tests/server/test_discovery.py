@@ -112,9 +112,8 @@ def test_decoys_are_never_found(stage: Stage) -> None:
 
 def test_output_into_two_files_and_into_none(stage: Stage) -> None:
     with open(stage.folder / "out", "ab") as out, open(stage.folder / "err", "ab") as err:
-        argv = [*MODULE, "--port", str(free_port())]
-        two = stage.run(argv, pretend_environ(), stdout=out, stderr=err)
-    none = stage.run(argv, pretend_environ(), stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+        two = stage.run([*MODULE, "--port", str(free_port())], pretend_environ(), stdout=out, stderr=err)
+    none = stage.run(MODULE, pretend_environ(unbound=True), stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
     stage.wait_for("err", "fired up")
     split, piped = target_from_pid(two.pid), target_from_pid(none.pid)
     assert split.launch is not None
