@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import os
 from dataclasses import replace
-from pathlib import Path
 
 from wizard.core.plan import Plan
-from wizard.core.target import Target
+from wizard.core.target import Launch, Target
 
 Check = tuple[str, bool, str]
 
@@ -21,14 +20,22 @@ def check_plan(plan: Plan, target: Target) -> Plan:
         checks.append(model)
     launch = target.launch
     if launch is not None:
-        folder = Path(launch.cwd)
-        checks.append(("working directory", folder.is_dir(), str(folder)))
-        if launch.log_path:
-            writable = os.access(launch.log_path, os.W_OK) or not os.path.exists(launch.log_path)
-            checks.append(("log", writable, launch.log_path))
+        checks.append(_start(launch))
     if target.remote:
         checks.append(("host", False, "the server runs on another host; the wizard can only relaunch here"))
     return replace(plan, checks=tuple(checks))
+
+
+def _start(launch: Launch) -> Check:
+    """Folder, program, user, log and disk: what the old command needs too, should it come back."""
+    from wizard.runner.state_dir import state_dir
+    from wizard.server.launch import LaunchError, check
+
+    try:
+        check(launch, fallback_log=state_dir() / "server.log")
+    except LaunchError as error:
+        return ("start", False, str(error))
+    return ("start", True, f"in {launch.cwd}, log {launch.log_path or 'beside the session'}")
 
 
 def port_of(argv: tuple[str, ...], default: int) -> int:
