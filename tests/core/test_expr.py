@@ -102,6 +102,12 @@ def test_template_fills_numbers_and_shows_what_is_missing() -> None:
         parse_template("{kv.usage")
 
 
+def test_numbers_that_people_copy_have_no_separators() -> None:
+    values = {"port.owner_pid": Value(31962), "port.number": Value(30000), "kv.capacity_tokens": Value(31962)}
+    text = parse_template("{port.owner_pid} {port.number} {kv.capacity_tokens}").render(values.get)
+    assert text == "31962 30000 31,962"
+
+
 @pytest.mark.parametrize(
     ("x", "text"),
     [

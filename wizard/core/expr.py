@@ -21,6 +21,8 @@ from functools import lru_cache
 from typing import Any
 
 from wizard.core.reading import Scalar, Value
+from wizard.core.syntax import parse_expression
+from wizard.core.vocabulary import VOCABULARY, Reading
 
 Env = Callable[[str], "Value | None"]
 Truth = bool | None
@@ -316,7 +318,7 @@ def parse(source: str) -> Expression:
         raise ExprError(f"longer than {MAX_SOURCE} characters", 0)
     text = source.strip()
     try:
-        tree = ast.parse(text, mode="eval").body
+        tree = parse_expression(text)
     except SyntaxError as error:
         raise ExprError(f"cannot read this condition: {error.msg}", max(0, (error.offset or 1) - 1)) from None
     except (ValueError, RecursionError, MemoryError) as error:
@@ -350,6 +352,11 @@ def show(x: object) -> str:
     return str(x)
 
 
+_NUMBERED = ("pid", "port", "code")
+"""Units of numbers that name something: people copy them, so they have no thousands separators."""
+_COUNTED = Reading("", "", "", ())
+
+
 @dataclass(frozen=True)
 class Template:
     """Text with ``{formula}`` holes, e.g. ``{kv.capacity_tokens / requests.tokens_mean} requests``."""
@@ -368,7 +375,8 @@ class Template:
                 out.append(part)
             else:
                 x = part.value(env)
-                out.append("?" if x is None else show(x))
+                plain = isinstance(x, int) and VOCABULARY.get(part.source.strip(), _COUNTED).unit in _NUMBERED
+                out.append("?" if x is None else str(x) if plain else show(x))
         return "".join(out)
 
 

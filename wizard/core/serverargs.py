@@ -6,10 +6,11 @@ Two shapes: ``server_args=ServerArgs(tp_size=1, ...)`` (0.4.0 to 0.5.17 and late
 
 from __future__ import annotations
 
-import ast
 import re
 from collections.abc import Iterator
 from typing import Any
+
+from wizard.core.syntax import read_literal
 
 MARK = "server_args="
 _PAIR = re.compile(r"\s*(?:'(\w{1,80})'\s*:|(\w{1,80})\s*=)\s*")
@@ -60,7 +61,7 @@ def _parts(body: str) -> Iterator[str]:
 
 def _value(text: str) -> Any:
     try:
-        return ast.literal_eval(text)
+        return read_literal(text)
     except (ValueError, SyntaxError, MemoryError, RecursionError):
         return text
 

@@ -72,10 +72,11 @@ async def _examine(client: httpx.AsyncClient, target: Target) -> ProbeResult:
     asked = asyncio.ensure_future(_is_sglang(client))
     try:
         page = await fetch(client, "/health", seconds=HEALTH_LIMIT_S, any_status=True)
+        sglang = await asked
     except FetchError as error:
-        asked.cancel()
         return _no_answer(error, target)
-    sglang = await asked
+    finally:
+        await _end(asked)
     health, reason = await in_thread(_judge, page, sglang, target)
     source = f"{target.base_url}/health"
     values = {
@@ -85,6 +86,15 @@ async def _examine(client: httpx.AsyncClient, target: Target) -> ProbeResult:
         "http.health_latency_s": Value(round(page.elapsed_s, 3), source=source),
     }
     return ProbeResult("http", Outcome.OK, values, reason)
+
+
+async def _end(task: asyncio.Future[bool | None]) -> None:
+    """No request outlives its client: a cancellation that a connect time-out swallowed is sent again."""
+    while not task.done():
+        task.cancel()
+        await asyncio.wait({task}, timeout=0.2)
+    if not task.cancelled():
+        task.exception()
 
 
 def _no_answer(error: FetchError, target: Target) -> ProbeResult:

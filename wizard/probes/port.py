@@ -17,6 +17,9 @@ from wizard.server import ports, proc
 
 Kind = Literal["target", "sglang", "other", "unknown"]
 
+SHOWN = 240
+"""Characters of the owner's command: it stands in sentences, and /proc has the whole of it."""
+
 _SGLANG_WORDS = ("sglang.launch_server", "sglang::", "wizard.simulator", "sglang.srt")
 
 
@@ -64,7 +67,8 @@ def examine(target: Target) -> ProbeResult:
             values["port.owner_pid"] = Value(owner.pid, source=source)
             values["port.owner_is_target"] = Value(kind == "target", source=source)
             if command:
-                values["port.owner_command"] = Value(command, source=f"/proc/{owner.pid}/cmdline")
+                shown = command if len(command) <= SHOWN else command[: SHOWN - 1] + "…"
+                values["port.owner_command"] = Value(shown, source=f"/proc/{owner.pid}/cmdline")
     free = ports.suggest_free(target.host, target.port)
     if free is not None:
         values["port.suggested_free"] = Value(free, source="bind attempt")

@@ -59,7 +59,7 @@ def command_of(pid: int) -> str:
         raw = b""
     argv = [word for word in raw.decode(errors="replace").split("\0") if word]
     if argv:
-        return " ".join(redact_argv(argv))
+        return " ".join(" ".join(redact_argv(argv)).split())  # one line: a program given with -c has many
     try:
         return Path(f"/proc/{pid}/comm").read_text(encoding="utf-8", errors="replace").strip()
     except OSError:

@@ -39,13 +39,15 @@ Kind = Literal["ready", "died", "timed_out", "cancelled", "wrong_owner", "log_fa
 
 _PHASES: tuple[tuple[str, re.Pattern[str]], ...] = (
     ("starting", re.compile(r"server_args=")),
-    ("distributed init", re.compile(r"Init torch distributed begin")),
+    ("setting up torch.distributed", re.compile(r"Init torch distributed begin")),
     ("loading weights", re.compile(r"Load weight begin")),
-    ("KV cache", re.compile(r"Load weight end")),
+    ("allocating the KV cache", re.compile(r"Load weight end")),
     ("capturing graphs", re.compile(r"[Cc]apture .*graphs? begin")),
     ("warming up", re.compile(r"Application startup complete|Uvicorn running on")),
 )
-_FATAL = re.compile(r"\[Errno 98\] error while attempting to bind on address")
+_FATAL = re.compile(r"\[Errno \d+\] error while attempting to bind on address(?: \('[^']*', (\d+))?")
+"""asyncio's words: 98 taken, 99 an address that is not this host's, 13 a port for root alone. The server's
+other listeners say the same of their own ports, and go on without them."""
 _SHARDS = re.compile(r"shards:\s*(\d+)% Completed")
 
 
@@ -63,8 +65,8 @@ class ReadyResult:
 class _LogFollower:
     """Reads what is new in a log and keeps phase, percentage and the last line."""
 
-    def __init__(self, path: str | None, offset: int) -> None:
-        self.path, self.offset = path, offset
+    def __init__(self, path: str | None, offset: int, port: int | None = None) -> None:
+        self.path, self.offset, self.port = path, offset, port
         self.phase, self.percent, self.last = "starting", "", ""
         self.fatal = ""
         self.rest = b""
@@ -103,7 +105,8 @@ class _LogFollower:
         found = _SHARDS.search(line)
         if found:
             self.percent = f"{found.group(1)} %"
-        if not self.fatal and _FATAL.search(line):
+        bind = None if self.fatal else _FATAL.search(line)
+        if bind and (None in (bind[1], self.port) or int(bind[1]) == self.port):
             self.fatal = self.last
         for name, pattern in _PHASES:
             if pattern.search(line) and name != self.phase:
@@ -138,7 +141,7 @@ async def wait_ready(
     only once the server's own tree answers there. ``poll``: the exit code, where the caller is the
     parent (``Launched.poll``).
     """
-    log = _LogFollower(str(log_path) if log_path else None, log_offset)
+    log = _LogFollower(str(log_path) if log_path else None, log_offset, port)
     started = time.monotonic()
     deadline, latest = started + deadline_s, started + deadline_s * MOST_STRETCH
     health: asyncio.Task[int | None] | None = None
@@ -207,5 +210,5 @@ async def _health(scheme: str, host: str, port: int) -> int | None:
         # verify=False: servers sign their own certificates, and whose port it is was seen already.
         async with httpx.AsyncClient(timeout=HEALTH_TIMEOUT_S, trust_env=False, verify=False) as client:
             return (await client.get(f"{scheme}://{name}:{port}/health")).status_code
-    except httpx.HTTPError:
+    except (httpx.HTTPError, httpx.InvalidURL):
         return None

@@ -65,7 +65,8 @@ def make_offer(remedy: Remedy, cause: Cause, target: Target, snapshot: Snapshot,
     if refused:
         return _because(offer, "; ".join(refused), keep_intents=False)
     if remedy.changes and moves and all(m.inert for m in moves):
-        return _because(offer, f"{moves[0].flag} is not on the command line", keep_intents=False)
+        flags = ", ".join(m.flag for m in moves if m.flag) or moves[0].name
+        return _because(offer, f"{flags} is not on the command line", keep_intents=False)
     if not remedy.changes and not remedy.environ and not remedy.waits_for_port:
         return _because(offer, "this is for a person to do")
     if applies is not None and applies.truth is None:
@@ -101,6 +102,8 @@ def _command(target: Target, catalogue: Catalogue) -> CommandLine | None:
 def _move(change: Change, env: Env, command: CommandLine | None, catalogue: Catalogue) -> Move:
     spec = catalogue.flag_for(change.name)
     why = change.why.render(env) if change.why else ""
+    if spec is None and change.action == "unset":
+        return Move(change.name, "", None, why, True, inert=True)
     if spec is None:
         return Move(
             change.name, "", None, why, True, f"SGLang {catalogue.version} has no flag for {change.name}"
@@ -227,21 +230,24 @@ def forced_offer(target: Target, catalogue: Catalogue, changes: Sequence[tuple[s
 
     Raises ValueError with one line when a flag is unknown to the version or the command not editable.
     """
-    command = _command(target, catalogue)
-    if target.launch is None or command is None:
-        raise ValueError("the launch command of this server is not known")
-    if not command.editable:
-        raise ValueError(f"its command line cannot be edited safely: {command.why}")
     moves: list[Move] = []
     for name, value in changes:
         spec = catalogue.flag_for(name.lstrip("-").replace("-", "_"))
         if spec is None:
             raise ValueError(f"SGLang {catalogue.version} has no flag {name}")
         moves.append(Move(snake(spec.flag), spec.flag, value, "you asked for it", True))
+    command = _command(target, catalogue)
+    if target.note:
+        raise ValueError(target.note)
+    if target.launch is None or command is None:
+        raise ValueError("the launch command of this server is not known (give --pid, or --log and --command)")
+    if not command.editable:
+        raise ValueError(f"its command line cannot be edited safely: {command.why}")
     words = parse_template("You asked for this change.")
+    price = parse_template("Not known for a change of your own; the measurement will tell.")
     goal = VerifyGoal("throughput.output", watch=("ttft.p50", "itl.p99", "requests.failed"))
     remedy = Remedy(
-        "asked_for", "Apply the change that you gave", (), None, words, words, None, goal, DEFAULT_ROLLBACK
+        "asked_for", "Apply the change that you gave", (), None, words, price, None, goal, DEFAULT_ROLLBACK
     )
     cause = Cause("asked_for", "A change that you asked for", "", "", "", (), ())
     plan = _plan(remedy, cause, lambda _: None, target, command, moves, catalogue)

@@ -1,0 +1,26 @@
+"""Python's parser for text from outside, one thread at a time.
+
+CPython 3.11 keeps the depth of the tree it is building in one place for all threads. Two probes that
+parse at the same moment can end in "SystemError: AST constructor recursion depth mismatch" (seen on
+3.11.7 with the log and sglang probes side by side; CPython issue 106905).
+"""
+
+from __future__ import annotations
+
+import ast
+import threading
+from typing import Any
+
+_ONE_AT_A_TIME = threading.Lock()
+
+
+def parse_expression(text: str) -> ast.expr:
+    """The tree of an expression; nothing is executed. Raises what ``ast.parse`` raises."""
+    with _ONE_AT_A_TIME:
+        return ast.parse(text, mode="eval").body
+
+
+def read_literal(text: str) -> Any:
+    """The value of a literal. Raises what ``ast.literal_eval`` raises."""
+    with _ONE_AT_A_TIME:
+        return ast.literal_eval(text)
