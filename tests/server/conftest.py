@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 
 from wizard.core.target import Identity
+from wizard.server import proc
 from wizard.server.identity import identify
 
 PRETEND = str(Path(__file__).parent / "pretend")
@@ -76,6 +77,8 @@ class Stage:
         pid = self.run(argv, pretend_environ(**how), log=log).pid
         if up:
             self.wait_for(log, "fired up")
+            below = 2 * how.get("children", 0)
+            wait_until(lambda: len(proc.descendants(pid)) >= below, f"{below} processes below it")
         return pid
 
     def wait_for(self, log: str, text: str) -> None:

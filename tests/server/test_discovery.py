@@ -125,6 +125,15 @@ def test_output_into_two_files_and_into_none(stage: Stage) -> None:
     none.stdout.close()
 
 
+def test_the_number_of_a_thread_leads_to_its_process(stage: Stage) -> None:
+    """``top -H`` and htop show threads; nothing can be held or signalled by such a number."""
+    pid = stage.server(free_port())
+    threads = [int(name) for name in os.listdir(f"/proc/{pid}/task") if int(name) != pid]
+    assert threads
+    for tid in threads:
+        assert target_from_pid(tid).identity == who(pid)
+
+
 def test_a_wrapper_leads_to_its_server_and_two_below_it_are_not_guessed(stage: Stage) -> None:
     ports = [free_port(), free_port()]
     one = f"{sys.executable} -m sglang.launch_server --model-path x --port"

@@ -8,8 +8,11 @@ import threading
 from dataclasses import replace
 
 import pytest
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
 
 from tests.server.conftest import Stage, wait_until, who
+from wizard.core.target import Identity
 from wizard.server import proc
 from wizard.server.identity import Gone, NotTheTarget, ProcessHandle, identify, is_alive
 
@@ -112,7 +115,64 @@ def test_without_a_free_descriptor_nothing_is_guessed(stage: Stage, monkeypatch:
     assert child.poll() is None
 
 
-def test_a_thread_is_no_process() -> None:
+COUNT_SIGNALS = (
+    "import signal, sys, time\n"
+    "told = lambda number, _: print('TOLD', number, flush=True)\n"
+    "for number in set(signal.Signals) - {signal.SIGKILL, signal.SIGSTOP}: signal.signal(number, told)\n"
+    "print('up', flush=True)\n"
+    "while True: time.sleep(0.05)\n"
+)
+
+
+def test_no_identity_that_differs_in_any_field_is_ever_signalled(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever differs, however little: two processes that write down each signal stay untold."""
+    one, other = stage.script(COUNT_SIGNALS, log="one"), stage.script(COUNT_SIGNALS, log="other")
+    stage.wait_for("one", "up")
+    stage.wait_for("other", "up")
+    me, them = who(one.pid), who(other.pid)
+    pids = st.sampled_from([me.pid, them.pid]) | st.integers(-(2**31), 2**31 - 1)
+    ticks = st.sampled_from([me.start_ticks, them.start_ticks]).flatmap(
+        lambda start: st.integers(start - 3, start + 3) | st.integers(0, 2**63)
+    )
+    boots = st.sampled_from([me.boot_id, me.boot_id.upper(), me.boot_id + "\n", ""]) | st.text(max_size=40)
+    kinds = [signal.SIGTERM, signal.SIGKILL, signal.SIGINT, signal.SIGSTOP, signal.SIGHUP]
+    tried = 0
+
+    @settings(max_examples=300, deadline=None, derandomize=True, database=None)
+    @given(pids, ticks, boots, st.sampled_from(kinds), st.booleans())
+    def never(pid: int, start_ticks: int, boot_id: str, number: signal.Signals, pidfd: bool) -> None:
+        nonlocal tried
+        old = Identity(pid, start_ticks, boot_id)
+        assume(old not in (me, them))
+        # Never hand a real stranger of this machine to the code under test, not even one it should refuse.
+        assume(pid in (me.pid, them.pid) or not proc.exists(pid))
+        tried += pid in (me.pid, them.pid)
+        with monkeypatch.context() as patch:
+            if not pidfd:
+                patch.setattr(os, "pidfd_open", _no_pidfd(errno.ENOSYS))
+            assert not is_alive(old)
+            with pytest.raises((Gone, NotTheTarget)), ProcessHandle(old) as handle:
+                handle.send(number)
+
+    never()
+    assert tried > 50
+    with ProcessHandle(me) as handle:  # the right one is: the others were refused for what they are
+        handle.send(signal.SIGHUP)
+    stage.wait_for("one", f"TOLD {signal.SIGHUP.value}")
+    assert (stage.folder / "one").read_text().count("TOLD") == 1
+    assert "TOLD" not in (stage.folder / "other").read_text()
+    assert is_alive(me)
+    assert is_alive(them)
+    assert proc.state(them.pid) != "T"
+
+
+@pytest.mark.parametrize("pidfd", [True, False])
+def test_a_thread_is_no_process(monkeypatch: pytest.MonkeyPatch, pidfd: bool) -> None:
+    """kill(2) with a thread's number reaches its process: here that would be this very test."""
+    if not pidfd:
+        monkeypatch.setattr(os, "pidfd_open", _no_pidfd(errno.ENOSYS))
     tids: list[int] = []
     stop = threading.Event()
 
@@ -124,8 +184,9 @@ def test_a_thread_is_no_process() -> None:
     thread.start()
     try:
         wait_until(lambda: tids, "the thread")
-        with pytest.raises(NotTheTarget), ProcessHandle(who(tids[0])):
-            pass
+        assert proc.process_of(tids[0]) == os.getpid() == proc.process_of(os.getpid())
+        with pytest.raises(NotTheTarget), ProcessHandle(who(tids[0])) as handle:
+            handle.send(signal.SIGCONT)
     finally:
         stop.set()
         thread.join()

@@ -94,8 +94,10 @@ def target_from_pid(pid: int) -> Target:
 
     Raises TargetError, also for a wrapper with several servers below: none of them is guessed.
     """
-    if proc.state(pid) in ("", "Z", "X"):
+    about = proc.stat(pid)
+    if about is None or about.ended:
         raise TargetError(f"there is no process {pid}")
+    pid = proc.process_of(pid) or pid
     best = _server_above(pid)
     if best is None:
         below = [i.pid for i in proc.descendants(pid) if runs_server(proc.cmdline(i.pid))]

@@ -89,6 +89,9 @@ class ProcessHandle:
             raise Gone(f"process {self.identity.pid} has ended")
         if now != self.identity:
             raise NotTheTarget(f"pid {self.identity.pid} belongs to another process now")
+        if self._fd is None and proc.process_of(self.identity.pid) != self.identity.pid:
+            # kill(2) with a thread's number would reach its whole process; pidfd_open refuses it above.
+            raise NotTheTarget(f"{self.identity.pid} is a thread, not a process")
 
     def send(self, number: signal.Signals) -> None:
         """Signal it. Raises Gone, NotTheTarget, PermissionError."""

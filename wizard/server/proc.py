@@ -71,6 +71,16 @@ def start_ticks(pid: int) -> int | None:
     return found.start_ticks if found else None
 
 
+def process_of(pid: int) -> int | None:
+    """The process that a number from ``top -H`` or ``htop`` (a thread's) belongs to; a process is its own."""
+    try:
+        text = Path(f"/proc/{pid}/status").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return None
+    found = next((line.split()[1] for line in text.splitlines() if line.startswith("Tgid:")), None)
+    return int(found) if found is not None and found.isdigit() else None
+
+
 def name(pid: int) -> str:
     """The short name (at most 15 characters), "" when there is no such process."""
     try:
