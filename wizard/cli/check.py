@@ -12,7 +12,7 @@ from wizard.core.triage import named
 from wizard.session.document import check_document
 from wizard.session.driver import Driver
 from wizard.session.planner import make_offers
-from wizard.session.text import finding_lines, missing_lines
+from wizard.session.text import cannot_tell_line, finding_lines, missing_lines
 
 CODES = {"healthy": Exit.OK, "problem": Exit.FOUND, "unknown": Exit.COULD_NOT_EXAMINE}
 
@@ -30,11 +30,15 @@ def run(args: argparse.Namespace) -> int:
     }
     if args.json:
         put_json(check_document(state, offers))
+        if state.verdict == "unknown":
+            say(f"sgl-wizard: {cannot_tell_line(state)}")
         return CODES[state.verdict]
     if target.is_live:
         say(f"{target.name or 'server'}  {target.base_url}" + ("  (SIMULATED)" if target.simulated else ""))
     put("\n".join(finding_lines(state, offers)))
-    if state.verdict != "unknown":
+    if state.verdict == "unknown":
+        say(f"sgl-wizard: {cannot_tell_line(state)}")
+    else:
         for line in missing_lines(state):
             say(line)
     if state.verdict == "problem":

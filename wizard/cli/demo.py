@@ -48,6 +48,7 @@ async def _headless(args: argparse.Namespace, stage: object) -> int:
 
     assert isinstance(stage, Stage)
     words = ["fix", "--yes", "--drain", "20", "--ready-limit", "60", "--windows", "5", "--window-s", "1.6"]
+    words += ["--warmup-s", "3"]
     for change in stage.scenario.forced:
         words += ["--set", change]
     options = build_parser().parse_args(words)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import sys
+import time
 from dataclasses import replace
 from typing import Any
 
@@ -12,15 +13,24 @@ from wizard.cli.output import CliError, Exit, put, put_json, say
 from wizard.cli.targets import load_flows, resolve
 from wizard.core.measurement import Workload
 from wizard.core.plan import Consent, Plan
-from wizard.core.progress import Outcome, RunState
+from wizard.core.progress import Outcome, RunState, Stage
 from wizard.core.redact import redact_argv
 from wizard.core.session import Offer, OfferChosen, OffersMade, SessionState, Step
 from wizard.core.target import Target
 from wizard.core.triage import named
-from wizard.session.document import SCHEMA_VERSION, cause_document, target_document
+from wizard.session.document import SCHEMA_VERSION, cause_document, change_document, target_document
 from wizard.session.driver import Driver
 from wizard.session.planner import forced_offer
-from wizard.session.text import finding_lines, offer_lines, plan_lines, stage_line, verdict_lines
+from wizard.session.text import (
+    cannot_tell_line,
+    cause_lines,
+    ending_lines,
+    finding_lines,
+    offer_lines,
+    plan_lines,
+    stage_line,
+    wrapped,
+)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -40,7 +50,10 @@ async def fix(args: argparse.Namespace, driver: Driver | None = None, target: Ta
         state = await _forced(driver, args)
     else:
         if args.cause is not None and args.cause not in book.causes:
-            raise CliError(f"there is no cause {args.cause}; see: sgl-wizard flows list", Exit.USAGE)
+            from wizard.flowfile.source import nearest
+
+            near = nearest(args.cause, book.causes)
+            raise CliError(f"there is no cause {args.cause}{near}; see: sgl-wizard flows list", Exit.USAGE)
         if args.cause is None and not named(state.hypotheses):
             return _nothing(args, state)
         state = await driver.walk(args.cause)
@@ -49,7 +62,8 @@ async def fix(args: argparse.Namespace, driver: Driver | None = None, target: Ta
     if args.remedy is not None:
         index = next((i for i, o in enumerate(state.offers or ()) if o.remedy.id == args.remedy), None)
         if index is None:
-            raise CliError(f"this cause has no remedy {args.remedy}", Exit.USAGE)
+            known = ", ".join(o.remedy.id for o in state.offers or ()) or "none"
+            raise CliError(f"{state.cause_id} has no remedy {args.remedy}; it has {known}", Exit.USAGE)
         state = await driver.dispatch(OfferChosen(index))
     return await _apply(args, driver, state)
 
@@ -78,24 +92,26 @@ def _nothing(args: argparse.Namespace, state: SessionState) -> int:
         put_json(_document(state, None, verdict))
     else:
         put("\n".join(finding_lines(state, {})))
+    if state.verdict != "healthy":
+        say(f"sgl-wizard: {cannot_tell_line(state)}")
     return code
 
 
 def _document(state: SessionState, plan: Plan | None, verdict: str) -> dict[str, Any]:
     """The ``fix --json`` document when no transaction ran."""
     hypothesis = next((h for h in state.hypotheses if h.cause.id == state.cause_id), None)
+    launch = state.target.launch if state.target else None
+    argv = launch.argv if launch is not None else ()
     return {
         "schema_version": SCHEMA_VERSION,
         "session": None,
         "target": target_document(state.target),
         "cause": cause_document(hypothesis, state.offers or ()) if hypothesis else {},
         "plan": {
-            "old": list(redact_argv(plan.old_argv)),
-            "new": list(redact_argv(plan.new_argv)),
-            "changes": [c.to_json() for c in plan.changes],
-        }
-        if plan
-        else None,
+            "old": list(redact_argv(plan.old_argv if plan else argv)),
+            "new": list(redact_argv(plan.new_argv if plan else argv)),
+            "changes": [change_document(c) for c in plan.changes] if plan else [],
+        },
         "before": {},
         "after": {},
         "verdict": verdict,
@@ -108,14 +124,15 @@ async def _apply(args: argparse.Namespace, driver: Driver, state: SessionState) 
     offer = state.offer
     cause = next((h for h in state.hypotheses if h.cause.id == state.cause_id), None)
     if not args.json and cause is not None:
-        put("\n".join(finding_lines(replace(state, hypotheses=(cause,)), {}) if cause.supporting else []))
+        put("\n".join([*cause_lines(cause), ""]))
     if offer is None or offer.plan is None:
         return _not_applicable(args, state, offer)
     consent, workload = consent_for(args, driver, offer.plan)
     load = describe_load(consent, workload, state)
     if not args.json:
         version = state.target.version if state.target else None
-        put("\n".join(plan_lines(offer.plan, version, consent, load)))
+        live = state.target is not None and state.target.is_live
+        put("\n".join(plan_lines(offer.plan, version, consent, load, live=live)))
     why_not = _refusal(args, offer.plan)
     if why_not is None and not args.yes and not _agreed():
         why_not = "You did not agree: nothing was changed."
@@ -135,11 +152,11 @@ def _not_applicable(args: argparse.Namespace, state: SessionState, offer: Offer 
     if args.json:
         put_json(_document(state, None, "cannot_tell"))
         return Exit.FOUND
-    put("No change can be applied by the wizard here:")
+    put("Nothing was changed: no remedy can be applied by the wizard here.")
     for one in state.offers or ():
         put("\n".join(offer_lines(one)))
         if one.why_not:
-            put(f"           ({one.why_not})")
+            put("\n".join(wrapped(f"({one.why_not})", " " * 11)))
     return Exit.FOUND
 
 
@@ -149,7 +166,7 @@ def _refusal(args: argparse.Namespace, plan: Plan) -> str | None:
     if args.dry_run:
         return "Dry run: the plan is shown, nothing is changed."
     failed = [f"{name}: {detail}" for name, passed, detail in plan.checks if not passed]
-    if failed and not plan.waits_for_port:
+    if failed:
         return "Pre-flight failed, nothing was changed: " + "; ".join(failed)
     if not args.yes and (args.json or not sys.stdin.isatty()):
         return "Nobody can be asked here. Give --yes to agree to this plan."
@@ -172,6 +189,7 @@ def consent_for(args: argparse.Namespace, driver: Driver, plan: Plan) -> tuple[C
         "output_tokens": args.output_tokens,
         "windows": args.windows,
         "window_s": args.window_s,
+        "warmup_s": args.warmup_s,
     }
     workload = replace(workload, **{k: v for k, v in given.items() if v is not None})
     ready_only = plan.goal.reading == "ready"
@@ -204,13 +222,7 @@ def report_end(args: argparse.Namespace, driver: Driver, run: RunState) -> int:
     if args.json:
         put_json({**to_document(path), "report": str(written) if written else None})
     else:
-        if run.verdict is not None:
-            put("\n" + "\n".join(verdict_lines(run.verdict)))
-        put("")
-        if run.sentence:
-            put(run.sentence)
-        if run.help:
-            put("TYPE THIS:\n" + run.help)
+        put("\n" + "\n".join(ending_lines(run)))
         if written:
             say(f"report: {written}   session: {run.session_id}")
         else:
@@ -229,12 +241,19 @@ def exit_code(run: RunState) -> Exit:
     return Exit.FOUND
 
 
+_QUICK = (Stage.SNAPSHOT, Stage.RELEASE, Stage.LAUNCH, Stage.VERDICT, Stage.DECIDE)
+"""Stages that are over at once most of the time: their end alone is worth a line."""
+
+SAY_EVERY_S = 10.0
+
+
 class Progress:
-    """Prints each stage once when it begins and once when it ends; details change too often for lines."""
+    """Prints each stage when it begins and when it ends, and every 10 s what a long one waits for."""
 
     def __init__(self, quiet: bool) -> None:
         self.quiet = quiet
         self._shown: dict[str, str] = {}
+        self._said_at = 0.0
         self._note = ""
 
     def show(self, state: SessionState) -> None:
@@ -245,6 +264,15 @@ class Progress:
             say(state.note)
         run = state.run
         for stage in run.stages if run is not None else ():
-            if stage.status != "pending" and self._shown.get(stage.stage.value) != stage.status:
+            if stage.status == "pending":
+                continue
+            now = time.monotonic()
+            news = self._shown.get(stage.stage.value) != stage.status
+            long = stage.status == "active" and now - self._said_at >= SAY_EVERY_S
+            if news and stage.status == "active" and stage.stage in _QUICK:
                 self._shown[stage.stage.value] = stage.status
+                self._said_at = now
+            elif news or long:
+                self._shown[stage.stage.value] = stage.status
+                self._said_at = now
                 say(stage_line(stage))

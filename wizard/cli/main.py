@@ -105,6 +105,7 @@ def build_parser() -> argparse.ArgumentParser:
     load.add_argument("--output-tokens", type=int, metavar="N")
     load.add_argument("--windows", type=int, metavar="N")
     load.add_argument("--window-s", type=float, metavar="S")
+    load.add_argument("--warmup-s", type=float, metavar="S", help="left out of the measurement")
 
     probe = commands.add_parser("probe", parents=both, help="show what the probes see")
     probe.add_argument("names", nargs="*", metavar="NAME", help="gpu host port process http sglang metrics log")
@@ -161,16 +162,20 @@ def run(argv: Sequence[str]) -> int:
     ):
         if not hasattr(args, name):
             setattr(args, name, default)
-    from wizard.cli.output import CliError, Exit, say
+    from wizard.cli.output import CliError, Exit, put_error, say
 
     signal.signal(signal.SIGTERM, _terminated)
     try:
         return int(import_module(_MODULES[args.command]).run(args))
     except CliError as error:
         say(f"sgl-wizard: {error}")
+        if args.json:
+            put_error(str(error), error.code)
         return int(error.code)
     except KeyboardInterrupt:
         say("sgl-wizard: interrupted")
+        if args.json:
+            put_error("interrupted", Exit.INTERRUPTED)
         return int(Exit.INTERRUPTED)
     except BrokenPipeError:
         # The reader of stdout went away (head, a closed pager): nothing more to say to it.

@@ -44,6 +44,17 @@ def put(text: str) -> None:
     print(text, flush=True)
 
 
+_documents = 0
+
+
 def put_json(doc: Any) -> None:
     """The one document of a ``--json`` run."""
+    global _documents
+    _documents += 1
     print(json.dumps(doc, indent=2, ensure_ascii=False, default=str), flush=True)
+
+
+def put_error(message: str, code: int) -> None:
+    """The document of a ``--json`` run that ended before it had one of its own."""
+    if _documents == 0:
+        put_json({"schema_version": 1, "error": message, "exit_code": int(code)})

@@ -160,7 +160,9 @@ async def _solve(args: argparse.Namespace, driver: Driver, state: SessionState) 
         return state
     consent, workload = consent_for(args, driver, offer.plan)
     version = state.target.version if state.target else None
-    put("\n".join(plan_lines(offer.plan, version, consent, describe_load(consent, workload, state))))
+    load = describe_load(consent, workload, state)
+    live = state.target is not None and state.target.is_live
+    put("\n".join(plan_lines(offer.plan, version, consent, load, live=live)))
     if state.read_only:
         say("Read-only: nothing is changed.")
         return state

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from wizard.cli.fix import Progress, exit_code
 from wizard.cli.output import CliError, Exit, put, put_json, say
+from wizard.core.progress import Outcome
 from wizard.core.session import SessionState
 from wizard.runner import client
 from wizard.runner.journal import JournalError
@@ -106,7 +107,7 @@ def _bring_to_end(args: argparse.Namespace, path: Path, how: str) -> int:
     if state.runner_alive:
         if how == "rollback":
             client.send(path, "rollback")
-    elif state.outcome is None or (how == "rollback" and state.serving == "new"):
+    elif state.outcome in (None, Outcome.ROLLBACK_FAILED) or (how == "rollback" and state.serving == "new"):
         try:
             client.resume(path, "rollback" if how == "rollback" else "auto")
         except client.StartError as error:

@@ -96,7 +96,6 @@ class Stage:
     target: Target | None = None
     _ours: list[subprocess.Popen[bytes]] = field(default_factory=list)
     _clients: subprocess.Popen[bytes] | None = None
-    _squatter: socket.socket | None = None
 
     def __enter__(self) -> Stage:
         self.folder = Path(tempfile.mkdtemp(prefix="sgl-wizard-demo-"))
@@ -126,9 +125,7 @@ class Stage:
             probe.bind(("127.0.0.1", 0))
             self.port = probe.getsockname()[1]
         if self.scenario.port_squatter:
-            self._squatter = socket.socket()
-            self._squatter.bind(("127.0.0.1", self.port))
-            self._squatter.listen()
+            self._squat()
         if self.scenario.neighbour_gb:
             self._spawn(
                 "wizard.simulator.neighbour", "--gb", str(self.scenario.neighbour_gb), log="neighbour.log"
@@ -171,6 +168,18 @@ class Stage:
             )
         self._ours.append(process)
         return process
+
+    def _squat(self) -> None:
+        """A process that has nothing to do with SGLang takes the port."""
+        empty = self.folder / "somebody-elses-files"
+        empty.mkdir()
+        words = (str(self.port), "--bind", "127.0.0.1", "--directory", str(empty))
+        squatter = self._spawn("http.server", *words, log="squatter.log")
+        self._wait(lambda: self._listens() or squatter.poll() is not None, "nobody took the port")
+
+    def _listens(self) -> bool:
+        with socket.socket() as probe:
+            return probe.connect_ex(("127.0.0.1", self.port)) == 0
 
     def _send_clients(self) -> None:
         assert self.scenario.clients is not None
@@ -232,8 +241,6 @@ class Stage:
     def __exit__(self, *_: object) -> None:
         """End what runs on our private card, then what we started; nothing else."""
         self.stop_clients()
-        if self._squatter is not None:
-            self._squatter.close()
         from wizard.server.discovery import find_servers
         from wizard.server.stop import stop_tree
 

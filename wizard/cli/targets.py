@@ -37,6 +37,8 @@ def resolve(args: argparse.Namespace, *, relaunch: bool = False) -> Target:
         raise CliError(f"--{given[0]} and --{given[1]} name different targets; give one", Exit.USAGE)
     try:
         if args.url is not None:
+            if any(c.isspace() or not c.isprintable() for c in args.url.strip()) or not args.url.strip():
+                raise CliError(f"{args.url!r} is not an address; write http://HOST:PORT", Exit.USAGE)
             target = target_from_url(args.url)
         elif args.pid is not None:
             target = target_from_pid(args.pid)

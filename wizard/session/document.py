@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from wizard.core.flow import FlowBook
-from wizard.core.redact import redact_argv, redact_text
+from wizard.core.plan import FlagChange
+from wizard.core.redact import HIDDEN, is_secret_flag, redact_argv, redact_text
 from wizard.core.session import Offer, SessionState, current_cause
 from wizard.core.target import Target
 from wizard.core.triage import Hypothesis, named
@@ -65,6 +66,14 @@ def cause_document(hypothesis: Hypothesis, offers: tuple[Offer, ...]) -> dict[st
         "see": cause.see,
         "remedies": [offer_document(o) for o in useful if not o.why_not.startswith("does not apply")],
     }
+
+
+def change_document(change: FlagChange) -> dict[str, Any]:
+    """One flag's change, the value of a secret flag hidden."""
+    doc = change.to_json()
+    if is_secret_flag(change.flag):
+        doc.update(old=change.old and HIDDEN, new=change.new and HIDDEN)
+    return doc
 
 
 def redacted(doc: dict[str, Any]) -> dict[str, Any]:

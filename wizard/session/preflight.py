@@ -63,7 +63,8 @@ def _port(plan: Plan, target: Target) -> Check:
         tree = {target.identity.pid, *(i.pid for i in descendants(target.identity.pid))}
         if owner.pid in tree:
             return ("port", True, f"{port} is the server's own")
-    return ("port", False, f"{port} is taken by pid {owner.pid if owner else '?'}")
+    taken = f"{port} is taken by pid {owner.pid if owner else '?'}"
+    return ("port", plan.waits_for_port, f"{taken}; it is waited for" if plan.waits_for_port else taken)
 
 
 def _model(plan: Plan, target: Target) -> Check | None:

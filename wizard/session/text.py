@@ -1,19 +1,48 @@
-"""The same words for every plain face: ``check``, ``fix``, ``demo --headless`` and the prompt mode."""
+"""The same words for every plain face: ``check``, ``fix``, ``demo --headless`` and the prompt mode.
+
+Lines are at most WIDTH columns, so that a report pasted into a ticket stays readable; only a single
+word that is longer (a path) is left whole.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import textwrap
+from collections.abc import Iterable, Sequence
 
 from wizard.core.argv import shell_join
 from wizard.core.expr import show
 from wizard.core.measurement import METRICS, Comparison, Judgement, Verdict
 from wizard.core.plan import Consent, Plan
-from wizard.core.progress import STAGE_TITLES, RunState, StageState
+from wizard.core.progress import STAGE_TITLES, Outcome, RunState, StageState
+from wizard.core.reading import ProbeResult
 from wizard.core.redact import redact_argv
 from wizard.core.session import Offer, SessionState
 from wizard.core.triage import Hypothesis, named
 
+WIDTH = 100
 MARKS = {"pending": " ", "active": "*", "done": "+", "failed": "x", "skipped": "-"}
+
+_WORTH_SAYING_S = 0.1
+"""A stage that took less is said without its time."""
+
+
+def wrapped(text: str, first: str = "", rest: str | None = None, width: int = WIDTH) -> list[str]:
+    """Lines of ``text`` behind ``first``, the following ones behind ``rest`` (default: as many spaces)."""
+    later = " " * len(first) if rest is None else rest
+    lines = textwrap.wrap(
+        text,
+        width,
+        initial_indent=first,
+        subsequent_indent=later,
+        break_long_words=False,
+        break_on_hyphens=False,
+    )
+    return lines or [first.rstrip()]
+
+
+def row(label: str, text: str) -> list[str]:
+    """``  why      text``, wrapped below itself."""
+    return wrapped(text, f"  {label:<8} ")
 
 
 def finding_lines(state: SessionState, offers: dict[str, tuple[Offer, ...]]) -> list[str]:
@@ -21,96 +50,204 @@ def finding_lines(state: SessionState, offers: dict[str, tuple[Offer, ...]]) -> 
     causes = named(state.hypotheses)
     if not causes:
         if state.verdict == "healthy":
-            return ["HEALTHY: it serves, and no cause of trouble is supported by the readings."]
+            return [
+                "HEALTHY: it serves, and no cause of trouble is supported by the readings.",
+                *seen_lines(state),
+            ]
         return ["CANNOT TELL from what could be seen.", *missing_lines(state)]
     lines: list[str] = []
     for index, hypothesis in enumerate(causes):
+        if index:
+            lines.append("")
         lines.extend(cause_lines(hypothesis, first=index == 0))
         for offer in offers.get(hypothesis.cause.id, ()):
             if not offer.why_not.startswith("does not apply") and (
                 offer.plan or offer.intents or offer.actions
             ):
                 lines.extend(offer_lines(offer))
-        lines.append("")
     return lines
+
+
+_SEEN = (
+    ("requests.running", "{} running"),
+    ("requests.queued", "{} queued"),
+    ("throughput.output", "{} tok/s"),
+    ("ttft.p50", "TTFT {} ms"),
+    ("itl.p50", "ITL {} ms"),
+    ("kv.usage", "KV pool {} full"),
+)
+
+
+def seen_lines(state: SessionState) -> list[str]:
+    """The load that a verdict of healthy was said under: healthy and idle is less than healthy and busy."""
+    parts = []
+    for name, words in _SEEN:
+        value = state.snapshot.get(name)
+        if value is not None and isinstance(value.x, (int, float)):
+            shown = f"{value.x:.0%}" if name == "kv.usage" else show(value.x)
+            parts.append(words.format(shown))
+    return row("seen", ", ".join(parts)) if parts else []
+
+
+_ELSEWHERE = ("the target is a saved log", "the server runs on another machine", "0 is not a port")
+"""Reasons that say nothing new: there is no live server to look at, or it is not on this host."""
+
+
+def missing(state: SessionState) -> list[ProbeResult]:
+    """The probes that had nothing to say although they could have had."""
+    found = []
+    for result in state.snapshot.results.values():
+        if result.outcome.value == "ok" or not result.reason or result.reason.startswith(_ELSEWHERE):
+            continue
+        if _is_saved(state) and result.probe not in ("log", "metrics", "sglang"):
+            continue
+        found.append(result)
+    return sorted(found, key=lambda r: r.probe)
+
+
+def _is_saved(state: SessionState) -> bool:
+    target = state.target
+    return target is not None and not target.is_live and target.launch is None
 
 
 def missing_lines(state: SessionState) -> list[str]:
     """The probes that had nothing, each with why and how to enable it."""
     lines = []
-    for result in state.snapshot.results.values():
-        if result.outcome.value != "ok" and result.reason:
-            remedy = f" ({result.remedy})" if result.remedy else ""
-            lines.append(f"  {result.probe}: {result.outcome.value}: {result.reason}{remedy}")
+    for result in missing(state):
+        remedy = f" ({result.remedy})" if result.remedy else ""
+        lines += wrapped(f"{result.reason}{remedy}", f"  {result.probe + ':':<9}")
     return lines
+
+
+def cannot_tell_line(state: SessionState) -> str:
+    """The one line for stderr when nothing could be told: the nearest reason, and what to do."""
+    target, results = state.target, state.snapshot.results
+    health = state.snapshot.get("http.health")
+    word = str(health.x) if health is not None else ""
+    asked = results.get("http")
+    if target is not None and word == "refused":
+        return (
+            f"nothing listens at {target.base_url}: is it still starting, or down? "
+            "If it is down give --log FILE and --command"
+        )
+    if asked is not None and word not in ("", "serving"):
+        return asked.reason or f"{target.base_url if target else 'the server'} is {word}"
+    for name in ("log", "metrics", "http"):
+        result = results.get(name)
+        given = name != "log" or (target is not None and bool(target.log_path))
+        given = given and (name != "metrics" or (target is not None and bool(target.metrics_path)))
+        if result is not None and given and result.reason and not result.reason.startswith(_ELSEWHERE):
+            return result.reason
+    if target is not None and target.log_path:
+        return f"{target.log_path} shows no failure and no server that serves: is it a whole log of SGLang?"
+    return "the readings at hand cannot tell"
+
+
+def brief(text: str, most: int = 240) -> str:
+    """Whole sentences of a long text, as far as ``most`` characters: torch's own out-of-memory text runs on."""
+    if len(text) <= most:
+        return text
+    end = text.rfind(". ", 0, most)
+    return text[: end + 1] if end > most // 3 else text[: most - 3] + "..."
 
 
 def cause_lines(hypothesis: Hypothesis, first: bool = True) -> list[str]:
     head = "CAUSE" if first else "also possible"
     lines = [f"{head}: {hypothesis.cause.title}  [{hypothesis.cause.id}, {hypothesis.confidence:.0%}]"]
-    lines += [f"  for      {e.says}" for e in hypothesis.supporting]
-    lines += [f"  against  {e.says}" for e in hypothesis.against]
+    for evidence in hypothesis.supporting:
+        lines += row("for", brief(evidence.says))
+    for evidence in hypothesis.against:
+        lines += row("against", brief(evidence.says))
     if first:
-        lines.append(f"  why      {hypothesis.cause.why}")
+        lines += row("why", hypothesis.cause.why)
     return lines
 
 
 def offer_lines(offer: Offer) -> list[str]:
-    changes = ", ".join(f"{flag} {'removed' if value is None else value}" for flag, value in offer.intents)
-    lines = [f"  remedy   {offer.remedy.title}" + (f": {changes}" if changes else "")]
-    lines += [f"           - {action}" for action in offer.actions]
+    changes = ", ".join(
+        f"{flag} {'removed' if value is None else value}".rstrip() for flag, value in offer.intents
+    )
+    lines = row("remedy", offer.remedy.title + (f": {changes}" if changes else ""))
+    for action in offer.actions:
+        lines += wrapped(action, " " * 11 + "- ")
     return lines
 
 
-def plan_lines(plan: Plan, target_version: str | None, consent: Consent, load: str) -> list[str]:
-    """The plan: change, arithmetic, price, what happens if it fails."""
+def plan_lines(
+    plan: Plan, target_version: str | None, consent: Consent, load: str, *, live: bool = True
+) -> list[str]:
+    """The plan: change, arithmetic, price, what happens if it fails. ``live``: a process runs now."""
     lines = [f"PLAN: {plan.remedy_title}"]
     for change in plan.changes:
         if change.old is not None:
             lines.append(f"  - {change.flag} {change.old}".rstrip())
-        if change.new is not None:
-            lines.append(f"  + {change.flag} {change.new}".rstrip())
-        else:
-            lines.append("  + (left to SGLang)")
+        new = f"{change.flag} {change.new}".rstrip() if change.new is not None else "(left to SGLang)"
+        lines.append(f"  + {new}")
     if not plan.changes:
         lines.append("  (the command stays as it is)")
-    lines.append(f"  why      {plan.why}")
+    lines += row("why", plan.why)
+    for change in plan.changes:
+        if change.why and change.why not in (plan.remedy_title, plan.why, "you asked for it"):
+            lines += row("", f"{change.flag}: {change.why}.")
     if plan.expect:
-        lines.append(f"  expect   {plan.expect}")
-    lines.append(f"  price    {plan.cost}")
-    lines.append(
-        f"           one restart; running requests get {consent.drain_limit_s:g} s to end, "
-        + ("then they are cut." if consent.escalate else "and if they do not, nothing is changed.")
-    )
-    lines.append(f"  measure  {load}")
-    lines.append("  fails?   the old command is started again by itself")
+        lines += row("expect", plan.expect)
+    lines += row("price", plan.cost)
+    for action in plan.actions:
+        lines += row("you", action)
+    if live:
+        ends = "then they are cut." if consent.escalate else "and if they do not, nothing is changed."
+        lines += row("", f"One restart; running requests get {consent.drain_limit_s:g} s to end, {ends}")
+    else:
+        lines += row("", "One start; it is down now, so nothing is stopped.")
+    lines += row("measure", load)
+    back = "the old command is started again by itself" if live else "it is stopped again: down, as it is now"
+    lines += row("fails?", back)
     for name, passed, detail in plan.checks:
-        lines.append(f"  {'ok ' if passed else 'NO '}      {name}: {detail}")
-    lines.append(f"  command  {shell_join(redact_argv(plan.new_argv))}")
-    return lines
+        lines += row("ok" if passed else "NO", f"{name}: {detail}")
+    return lines + command_lines(plan.new_argv)
+
+
+def command_lines(argv: Sequence[str], width: int = WIDTH) -> list[str]:
+    """A command that can be copied, broken at words with the shell's backslash; secrets hidden."""
+    lines, line = [], "  command "
+    for word in redact_argv(argv):
+        quoted = shell_join([word])
+        if len(line) + 1 + len(quoted) > width - 2 and line.strip() not in ("", "command"):
+            lines.append(line + " \\")
+            line = " " * 12
+        line += " " + quoted
+    return [*lines, line]
 
 
 def stage_line(stage: StageState) -> str:
-    elapsed = f"{stage.elapsed_s:.1f} s" if stage.elapsed_s is not None else ""
-    return f"  [{MARKS[stage.status]}] {STAGE_TITLES[stage.stage]:<26} {stage.detail}  {elapsed}".rstrip()
+    """One stage, wrapped below its detail."""
+    elapsed = stage.elapsed_s
+    took = f"  {elapsed:.1f} s" if elapsed is not None and elapsed >= _WORTH_SAYING_S else ""
+    head = f"  [{MARKS[stage.status]}] {STAGE_TITLES[stage.stage]:<25}"
+    glued = took.replace(" ", "\xa0")  # not torn from the word before it
+    return "\n".join(wrapped(stage.detail + glued, head + " ")).replace("\xa0", " ").rstrip()
 
 
 def verdict_lines(verdict: Verdict) -> list[str]:
     """The verdict's sentence and its table."""
     word = verdict.judgement.value.replace("_", " ").upper()
-    lines = [f"{word}. {verdict.sentence}", ""]
+    lines = wrapped(f"{word}. {verdict.sentence}")
     if verdict.comparisons:
-        lines.append(f"  {'':<22}{'before':>10}  {'after':>10}  {'change':>9}   sure?")
+        lines += ["", f"  {'':<26}{'before':>10}  {'after':>10}  {'change':>9}   sure?"]
         lines += [comparison_line(c) for c in verdict.comparisons]
     return lines
 
 
 def comparison_line(c: Comparison) -> str:
     unit = METRICS.get(c.metric, ("", ""))[0]
+    if unit == "requests":
+        unit = ""
     before = show(c.before) if c.before is not None else "-"
     after = show(c.after) if c.after is not None else "-"
     change = f"{(c.ratio - 1) * 100:+.0f} %" if c.ratio is not None else ""
-    sure = f"{c.low:.2f}x to {c.high:.2f}x" if c.low is not None and c.high is not None else ""
+    sure = ""
+    if c.low is not None and c.high is not None and c.high >= 0.005:
+        sure = f"{c.low:.2f}x to {c.high:.2f}x "
     word = {
         Judgement.FIXED: "better",
         Judgement.BETTER: "better",
@@ -118,22 +255,47 @@ def comparison_line(c: Comparison) -> str:
         Judgement.NO_DIFFERENCE: "same",
         Judgement.CANNOT_TELL: "not sure",
     }[c.judgement]
-    return f"  {c.metric + ' ' + unit:<22}{before:>10}  {after:>10}  {change:>9}   {sure} {word}".rstrip()
+    name = f"{c.metric} {unit}".strip()
+    return f"  {name:<26}{before:>10}  {after:>10}  {change:>9}   {sure}{word}".rstrip()
+
+
+_OUTCOMES = {
+    Outcome.KEPT: "KEPT",
+    Outcome.ROLLED_BACK: "ROLLED BACK",
+    Outcome.ROLLBACK_FAILED: "ROLLBACK FAILED",
+    Outcome.CALLED_OFF: "CALLED OFF",
+}
+
+
+def ending_lines(run: RunState) -> list[str]:
+    """How a transaction ended: verdict with its table, then the outcome, each fact said once."""
+    lines: list[str] = []
+    said = run.sentence
+    if run.verdict is not None:
+        lines += verdict_lines(run.verdict)
+        said = said.replace(run.verdict.sentence, "").strip()
+    if run.outcome is not None and (run.verdict is None or run.outcome is not Outcome.KEPT):
+        said = f"{_OUTCOMES[run.outcome]}. {said}"
+    if said:
+        lines += ["", *wrapped(said)] if lines else wrapped(said)
+    if run.help:
+        lines += ["", "TYPE THIS:", run.help]
+    return lines
 
 
 def run_lines(run: RunState) -> list[str]:
     """Where a transaction stands, or how it ended."""
     lines = [stage_line(s) for s in run.stages if s.status != "pending"]
-    if run.verdict is not None:
-        lines += ["", *verdict_lines(run.verdict)]
-    if run.sentence:
-        lines += ["", run.sentence]
+    ending = ending_lines(run)
+    if ending:
+        lines += ["", *ending]
     if run.outcome is not None:
-        lines.append(f"outcome: {run.outcome.value}; serving now: {run.serving} command")
-    elif not run.runner_alive:
-        lines.append("The runner is gone before it ended. sgl-wizard sessions resume finishes or rolls back.")
-    if run.help:
-        lines += ["", "TYPE THIS:", run.help]
+        serves = {"old": "the old command", "new": "the new command", "none": "nothing"}
+        lines.append(f"Serving now: {serves.get(run.serving, 'not known')}.")
+    elif run.runner_alive:
+        lines.append("The runner is at work on it.")
+    else:
+        lines.append("UNFINISHED: its runner is gone. `sgl-wizard sessions resume` finishes or rolls back.")
     return lines
 
 
