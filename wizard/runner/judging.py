@@ -75,7 +75,7 @@ def _unmeasured(t: Transaction) -> Verdict:
         )
     return Verdict(
         Judgement.CANNOT_TELL,
-        "The new command runs and is ready. No measurement was agreed to, so whether it helps is not known.",
+        "No measurement was agreed to, so whether it helps is not known.",
     )
 
 
