@@ -28,12 +28,12 @@ def check_plan(plan: Plan, target: Target) -> Plan:
 
 def _start(launch: Launch) -> Check:
     """Folder, program, user, log and disk: what the old command needs too, should it come back."""
-    from wizard.runner.state_dir import state_dir
+    from wizard.runner.state_dir import StateDirError, state_dir
     from wizard.server.launch import LaunchError, check
 
     try:
         check(launch, fallback_log=state_dir() / "server.log")
-    except LaunchError as error:
+    except (LaunchError, StateDirError) as error:
         return ("start", False, str(error))
     return ("start", True, f"in {launch.cwd}, log {launch.log_path or 'beside the session'}")
 
