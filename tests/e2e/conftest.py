@@ -16,6 +16,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.client import HTTPException
 from pathlib import Path
@@ -201,18 +202,31 @@ def left_over(folder: Path) -> list[psutil.Process]:
     return [p for p in found if p.pid != os.getpid()]
 
 
+def command(
+    sglang_folder: Path,
+    port: int,
+    extra_flags: Sequence[str] = (),
+    metrics: bool = True,
+    max_total_tokens: int | None = 8192,
+) -> list[str]:
+    """The words that start a server."""
+    return [
+        *(str(sglang_folder / "venv" / "bin" / "python"), "-m", "sglang.launch_server"),
+        *("--model-path", str(sglang_folder / "tiny-llama"), *CPU_FLAGS, "--port", str(port)),
+        *(("--enable-metrics",) if metrics else ()),
+        *(("--max-total-tokens", str(max_total_tokens)) if max_total_tokens else ()),
+        *extra_flags,
+    ]
+
+
 LaunchServer = Callable[..., RealServer]
 
 
-@pytest.fixture
-def real_server(sglang_folder: Path, tmp_path: Path) -> Iterator[LaunchServer]:
-    """Start a server: ``real_server(["--max-running-requests", "1"], env={...}, port=None, wait=True)``.
-
-    Its working directory is below the test's own folder, so that a server which the wizard relaunched
-    from there is known as this test's and is cleaned up too.
-    """
+@contextmanager
+def servers_in(folder: Path, sglang_folder: Path) -> Iterator[LaunchServer]:
+    """A function that starts servers, as the fixture ``real_server`` says; all are gone at the end."""
     servers: list[RealServer] = []
-    cwd = tmp_path / "server"
+    cwd = folder / "server"
     cwd.mkdir()
 
     def launch(
@@ -224,13 +238,7 @@ def real_server(sglang_folder: Path, tmp_path: Path) -> Iterator[LaunchServer]:
         max_total_tokens: int | None = 8192,
     ) -> RealServer:
         port = port or free_port()
-        argv = [
-            *(str(sglang_folder / "venv" / "bin" / "python"), "-m", "sglang.launch_server"),
-            *("--model-path", str(sglang_folder / "tiny-llama"), *CPU_FLAGS, "--port", str(port)),
-            *(("--enable-metrics",) if metrics else ()),
-            *(("--max-total-tokens", str(max_total_tokens)) if max_total_tokens else ()),
-            *extra_flags,
-        ]
+        argv = command(sglang_folder, port, extra_flags, metrics, max_total_tokens)
         environ = {k: v for k, v in os.environ.items() if not k.startswith(("PYTEST_", "SGL_WIZARD_"))}
         environ |= {
             "PYTHONPATH": str(sglang_folder / "shim"),
@@ -239,7 +247,7 @@ def real_server(sglang_folder: Path, tmp_path: Path) -> Iterator[LaunchServer]:
             "OMP_NUM_THREADS": "1",
             **(env or {}),
         }
-        log = tmp_path / f"server-{len(servers)}.log"
+        log = folder / f"server-{len(servers)}.log"
         with log.open("wb") as sink:
             popen = subprocess.Popen(
                 argv,
@@ -261,9 +269,20 @@ def real_server(sglang_folder: Path, tmp_path: Path) -> Iterator[LaunchServer]:
     finally:
         # First the runner and what it launched, so that nothing is started again behind our back.
         ours = {p.pid for s in servers if s.popen.poll() is None for p in family(psutil.Process(s.pid))}
-        kill([p for p in left_over(tmp_path) if p.pid not in ours])
+        kill([p for p in left_over(folder) if p.pid not in ours])
         for server in servers:
             server.stop()
+
+
+@pytest.fixture
+def real_server(sglang_folder: Path, tmp_path: Path) -> Iterator[LaunchServer]:
+    """Start a server: ``real_server(["--max-running-requests", "1"], env={...}, port=None, wait=True)``.
+
+    Its working directory is below the test's own folder, so that a server which the wizard relaunched
+    from there is known as this test's and is cleaned up too.
+    """
+    with servers_in(tmp_path, sglang_folder) as launch:
+        yield launch
 
 
 @dataclass
@@ -356,24 +375,38 @@ class Answer:
 RunCli = Callable[..., Answer]
 
 
+def start_cli(folder: Path, *args: str, env: Mapping[str, str] | None = None) -> subprocess.Popen[str]:
+    """``sgl-wizard`` as a process of its own, with its state below ``folder``."""
+    environ = {**os.environ, "SGL_WIZARD_STATE_DIR": str(folder / "state"), "PYTHONPATH": str(REPOSITORY)}
+    environ.update(env or {})
+    return subprocess.Popen(
+        [sys.executable, "-m", "wizard", *args],
+        cwd=folder,
+        env=environ,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def cli_in(folder: Path) -> RunCli:
+    """``cli("check", "--json")`` runs it to its end."""
+
+    def run(*args: str, limit_s: float = 300.0, env: Mapping[str, str] | None = None) -> Answer:
+        with start_cli(folder, *args, env=env) as process:
+            try:
+                out, err = process.communicate(timeout=limit_s)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                out, err = process.communicate()
+                pytest.fail(f"{args} did not end within {limit_s:g} s:\n{out}\n{err}")
+        return Answer(args, process.returncode, out, err)
+
+    return run
+
+
 @pytest.fixture
 def cli(tmp_path: Path) -> RunCli:
     """Run ``sgl-wizard`` as a person does, with its own state folder: ``cli("check", "--json")``."""
-    state = tmp_path / "state"
-
-    def run(*args: str, limit_s: float = 300.0, env: Mapping[str, str] | None = None) -> Answer:
-        environ = {**os.environ, "SGL_WIZARD_STATE_DIR": str(state), "PYTHONPATH": str(REPOSITORY)}
-        environ.update(env or {})
-        done = subprocess.run(
-            [sys.executable, "-m", "wizard", *args],
-            cwd=tmp_path,
-            env=environ,
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            timeout=limit_s,
-            check=False,
-        )
-        return Answer(args, done.returncode, done.stdout, done.stderr)
-
-    return run
+    return cli_in(tmp_path)
