@@ -94,10 +94,11 @@ _ELSEWHERE = ("the target is a saved log", "the server runs on another machine",
 
 
 def missing(state: SessionState) -> list[ProbeResult]:
-    """The probes that had nothing to say although they could have had."""
+    """The probes that had nothing to say, or less than they could have had (metrics that are switched off)."""
     found = []
     for result in state.snapshot.results.values():
-        if result.outcome.value == "ok" or not result.reason or result.reason.startswith(_ELSEWHERE):
+        all_there = result.outcome.value == "ok" and not result.remedy
+        if all_there or not result.reason or result.reason.startswith(_ELSEWHERE):
             continue
         if _is_saved(state) and result.probe not in ("log", "metrics", "sglang"):
             continue
