@@ -35,7 +35,7 @@ LABELS: dict[str, str] = {
     "gpu.other_process": "on the GPU",
     "http.health": "/health",
     "port.state": "port",
-    "port.owner_command": "port owner",
+    "port.owner_command": "port by",
     "log.signature": "log says",
     "log.phase": "log phase",
     "host.cpu_percent": "CPU",
@@ -156,12 +156,12 @@ def panel_lines(snapshot: Snapshot, history: History | None, width: int, most: i
             power = snapshot.get("gpu.power_w")
             text += f"  {value_text('gpu.power_w', power)}" if power is not None and width > 40 else ""
         past = history.of(name) if history is not None and name in SPARKS else ()
-        spark = sparkline(past, width - 24) if len(past) > 1 else ""
+        spark = sparkline(past, width - 25) if len(past) > 1 else ""
         if isinstance(value.x, str):
             out.append(((" " + pad(label_of(name), 10), "dim"), (shorten(text, width - 12), "")))
         else:
             out.append(
-                ((" " + pad(label_of(name), 10), "dim"), (pad(text, 11, right=True), ""), (f"  {spark}", "dim"))
+                ((" " + pad(label_of(name), 10), "dim"), (pad(text, 12, right=True), ""), (f"  {spark}", "dim"))
             )
         if len(out) >= most:
             break
