@@ -134,6 +134,25 @@ def test_the_number_of_a_thread_leads_to_its_process(stage: Stage) -> None:
         assert target_from_pid(tid).identity == who(pid)
 
 
+def test_a_server_that_ends_while_it_is_looked_at_is_not_found(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else its identity would come with the command line or folder of whoever got the pid."""
+    pid = stage.server(free_port())
+    real = proc.cwd
+
+    def end_it(one: int) -> str | None:
+        if one == pid:
+            stage.started[0].kill()
+            stage.started[0].wait()
+            return "/elsewhere"
+        return real(one)
+
+    monkeypatch.setattr(proc, "cwd", end_it)
+    with pytest.raises(TargetError):
+        target_from_pid(pid)
+
+
 def test_a_wrapper_leads_to_its_server_and_two_below_it_are_not_guessed(stage: Stage) -> None:
     ports = [free_port(), free_port()]
     one = f"{sys.executable} -m sglang.launch_server --model-path x --port"

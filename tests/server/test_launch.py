@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 import sys
 from collections.abc import Iterator
 from dataclasses import replace
@@ -151,6 +152,24 @@ def test_a_log_that_cannot_be_written_does_not_keep_a_server_down(tmp_path: Path
     assert "lost" in lost.note
 
 
+def test_a_pipe_that_nobody_reads_does_not_hold_the_launch_up(tmp_path: Path, born: list[Launched]) -> None:
+    os.mkfifo(tmp_path / "log")
+
+    def too_long(*_: object) -> None:
+        raise TimeoutError("the launch waits for a reader")
+
+    before = signal.signal(signal.SIGALRM, too_long)
+    signal.alarm(5)
+    try:
+        done = launch(a_launch(tmp_path), fallback_log=tmp_path / "fallback")
+        born.append(done)
+    finally:
+        signal.alarm(0)
+        signal.signal(signal.SIGALRM, before)
+    assert done.process.wait(10) == 0
+    assert done.log_path == str(tmp_path / "fallback")
+
+
 def test_a_full_disk(tmp_path: Path, born: list[Launched], monkeypatch: pytest.MonkeyPatch) -> None:
     real = shutil.disk_usage
 
@@ -186,13 +205,13 @@ def test_root_starts_it_as_its_user_and_follows_no_link_of_theirs(born: list[Lau
         (theirs / "log").symlink_to(secret)
         path = str(theirs / "log")
         one = a_launch(folder, log_path=path, stderr_path=path, uid=nobody, gid=nobody)
-        one = replace(one, argv=("/bin/sh", "-c", "id -u; id -g"))
+        one = replace(one, argv=("/bin/sh", "-c", "id -u; id -g; id -G"))
         done = launch(one, fallback_log=folder / "fallback")
         born.append(done)
         assert done.process.wait(10) == 0
         assert "cannot be written" in done.note
         assert secret.read_text() == "untouched"
-        assert (folder / "fallback").read_text().split() == [str(nobody), str(nobody)]
+        assert (folder / "fallback").read_text().split() == [str(nobody)] * 3  # none of root's groups either
         (theirs / "log").unlink()
         done = launch(one, fallback_log=folder / "fallback")
         born.append(done)

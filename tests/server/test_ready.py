@@ -158,6 +158,40 @@ async def test_our_tree_on_the_wildcard_does_not_own_what_a_stranger_answers(
         assert (await waited(process.pid, port, None)).kind == "wrong_owner"
 
 
+async def test_one_who_shares_the_port_with_us_may_be_the_one_who_answers(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """SO_REUSEPORT: the kernel gives each connection to either of the two."""
+    monkeypatch.setattr(ready, "FOREIGN_S", 0.3)
+    code = (
+        "import socket, sys, time; s = socket.create_server(('127.0.0.1', int(sys.argv[1])), reuse_port=True)\n"
+        "print('up', flush=True); time.sleep(60)\n"
+    )
+    with socket.create_server(("127.0.0.1", 0), reuse_port=True) as stranger:
+        port = stranger.getsockname()[1]
+        process = stage.script(code, str(port))
+        stage.wait_for("log", "up")
+        assert (await waited(process.pid, port, None)).kind == "wrong_owner"
+
+
+@pytest.mark.parametrize(("then", "kind"), [(False, "wrong_owner"), (None, "timed_out")])
+async def test_a_port_that_changes_hands_during_the_health_check(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch, then: bool | None, kind: str
+) -> None:
+    monkeypatch.setattr(ready, "FOREIGN_S", 0.3)
+    looks = iter([True])
+    monkeypatch.setattr(ready, "_owns", lambda *_: next(looks, then))
+
+    async def healthy(*_: object) -> int:
+        await asyncio.sleep(0.1)
+        return 200
+
+    monkeypatch.setattr(ready, "_health", healthy)
+    process = stage.script("import time; time.sleep(60)")
+    done = await waited(process.pid, free_port(), None, 1.0)
+    assert (done.ok, done.kind) == (False, kind)
+
+
 async def test_unhealthy_is_not_ready(stage: Stage) -> None:
     port = free_port()
     pid = stage.server(port, status=503)

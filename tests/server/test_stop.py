@@ -192,6 +192,33 @@ def test_what_the_wizard_runs_below_is_not_signalled(stage: Stage) -> None:
     assert "I live" in said
 
 
+def test_the_wizard_and_those_above_it_are_never_killed(stage: Stage) -> None:
+    """Whatever tree it may be told of. In a process of its own: a mistake here would end the tests."""
+    code = (
+        "import os\n"
+        "from wizard.server.identity import identify\n"
+        "from wizard.server.stop import _kill\n"
+        "_kill([identify(os.getppid()), identify(os.getpid())])\n"
+        "print('spared', flush=True)\n"
+    )
+    (stage.folder / "below.py").write_text(code)
+    above = "import subprocess, sys; subprocess.run([sys.executable, 'below.py']); print('I live', flush=True)"
+    process = stage.script(above, env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])})
+    assert process.wait(20) == 0
+    assert (stage.folder / "log").read_text().split("\n")[:2] == ["spared", "I live"]
+
+
+def test_what_a_child_started_after_its_parent_ended_goes_too(stage: Stage) -> None:
+    top = stage.server(free_port(), children=1, orphans=True)
+    parent, child, grandchild = tree_of(top)
+    stage.started[0].kill()
+    stage.started[0].wait()
+    known: dict[Identity, None] = {parent: None, child: None}
+    stop._kill_tree(parent, known)
+    wait_until(lambda: not is_alive(child) and not is_alive(grandchild), "both gone")
+    assert grandchild in known
+
+
 async def test_many_at_once_do_not_block_each_other(stage: Stage) -> None:
     servers = [stage.server(free_port(), log=f"{n}.log", drain_s=0.5, children=1) for n in range(3)]
     results = await asyncio.gather(*(stopped(who(pid)) for pid in servers))
