@@ -188,6 +188,20 @@ def test_a_second_start_in_the_same_file_is_a_new_story() -> None:
     assert story.settings_line == len(LOADED) + 3
 
 
+def test_the_tail_of_an_earlier_start_is_not_this_one() -> None:
+    """A live log is read from a little before its last start: what failed there is over."""
+    start = f"{STAMP} server_args={{'model_path': 'm', 'mem_fraction_static': 0.9}}"
+    story = told(
+        "torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 1.98 GiB.",
+        f"{STAMP} Received sigquit from a child process. It usually means the child failed.",
+        start,
+        f"{STAMP} The server is fired up and ready to roll!",
+    )
+    assert leading(story.ordered_hits) is None
+    assert "log.oom_tried_gb" not in story.numbers
+    assert (story.phase, story.settings_line) == ("ready", 3)
+
+
 def test_another_node_that_starts_at_the_same_time_is_the_same_story() -> None:
     assert lead_of(*STARTED, STARTED[0], OOM) == "gpu_oom_load"
 

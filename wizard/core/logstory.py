@@ -141,11 +141,12 @@ class LogReader:
         if not settings:
             return
         story, stamp = self.story, read_line(raw[:240], number).stamp
-        over = bool(story.settings) and (
+        gap = stamp is not None and story.last_stamp is not None and stamp - story.last_stamp > RESTART_GAP_S
+        over = (
             story.fired_up
-            or story.phase == "ended"
+            or story.phase in ("serving", "ended")  # without settings: the tail of an earlier start
             or any(h.signature.role in ("lead", "victim") for h in story.hits.values())
-            or (stamp is not None and story.last_stamp is not None and stamp - story.last_stamp > RESTART_GAP_S)
+            or (bool(story.settings) and gap)
         )
         if over:
             self._begin(number)
