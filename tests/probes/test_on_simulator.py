@@ -47,7 +47,7 @@ async def test_a_server_without_metrics(launch: Launch) -> None:
     running = launch().wait_ready()
     x = await readings(target_from_pid(running.process.pid))
     assert x["server.metrics_enabled"] is False
-    assert x["requests.running"] == 0
+    assert x["requests.running"] in (0, 1)  # the http probe's /health runs one token, as on the real server
     assert "throughput.output" not in x
 
 
