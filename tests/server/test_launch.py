@@ -2,8 +2,10 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import shutil
 import signal
+import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import replace
@@ -14,6 +16,7 @@ import pytest
 from tests.server.conftest import wait_until
 from wizard.core.target import Launch
 from wizard.server import launch as module
+from wizard.server import proc
 from wizard.server.identity import is_alive
 from wizard.server.launch import Launched, LaunchError, check, launch
 
@@ -70,6 +73,63 @@ def test_words_environment_folder_and_log_are_as_before(tmp_path: Path, born: li
     assert text.rstrip().endswith("on stderr")
     assert (done.log_path, done.log_offset, done.note) == (str(tmp_path / "log"), 10, "")
     assert not (tmp_path / "fallback").exists()
+
+
+SHOW_LIMITS = (
+    "import json, os, resource, time; time.sleep(0.3)\n"
+    "files, core = resource.getrlimit(resource.RLIMIT_NOFILE), resource.getrlimit(resource.RLIMIT_CORE)\n"
+    "print(json.dumps([files, core, os.umask(0)]), flush=True)\n"
+)
+
+
+def test_limits_and_umask_are_as_before(tmp_path: Path, born: list[Launched]) -> None:
+    """A server started under other limits than those of the terminal that the wizard runs in."""
+    low, hard = 333, resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    words = (sys.executable, "-c", SHOW_LIMITS)
+    code = (
+        "import os, resource, sys; os.umask(0o027)\n"
+        f"resource.setrlimit(resource.RLIMIT_NOFILE, ({low}, {hard}))\n"
+        "resource.setrlimit(resource.RLIMIT_CORE, (0, 0))\n"
+        "print('up', flush=True); sys.stdin.read()\n"
+    )
+    first = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    with first:
+        assert first.stdout is not None
+        first.stdout.readline()
+        limits, umask = proc.limits(first.pid), proc.umask(first.pid)
+    assert limits["NOFILE"] == (low, hard)
+    assert umask == 0o027
+    one = a_launch(tmp_path, argv=words, limits=limits, umask=umask)
+    kept = Launch.from_json(json.loads(json.dumps(one.to_json())))  # as it comes out of a session's file
+    done = launch(kept, fallback_log=tmp_path / "fallback")
+    born.append(done)
+    assert first_line(tmp_path / "log") == [[low, hard], [0, 0], 0o027]
+    assert done.note == ""
+    assert resource.getrlimit(resource.RLIMIT_NOFILE)[0] != low  # the wizard's own stay
+
+
+def test_limits_that_may_not_be_raised_are_named(
+    tmp_path: Path, born: list[Launched], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As for a user without rights: no hard limit goes up. What was before counts, up to there."""
+    real, hard = resource.prlimit, 500
+
+    def as_a_user(pid: int, number: int, wanted: tuple[int, int] | None = None) -> tuple[int, int]:
+        if wanted is not None and number == resource.RLIMIT_NOFILE and not 0 <= wanted[1] <= hard:
+            raise ValueError("not allowed to raise maximum limit")
+        if wanted is not None:
+            return real(pid, number, wanted)
+        soft, now = real(pid, number)
+        return (min(soft, hard), min(now, hard)) if number == resource.RLIMIT_NOFILE else (soft, now)
+
+    monkeypatch.setattr(resource, "prlimit", as_a_user)
+    for soft, note in ((400, ""), (9000, "its limits are tighter than before: NOFILE 500 instead of 9000")):
+        log = str(tmp_path / str(soft))
+        one = a_launch(tmp_path, argv=(sys.executable, "-c", SHOW_LIMITS), limits={"NOFILE": (soft, 9000)})
+        done = launch(replace(one, log_path=log, stderr_path=log), fallback_log=tmp_path / "fallback")
+        born.append(done)
+        assert done.note == note
+        assert first_line(Path(log))[0] == [min(soft, hard), hard]
 
 
 def test_two_files_stay_two_and_the_one_to_follow_is_stderr(tmp_path: Path, born: list[Launched]) -> None:
@@ -156,7 +216,7 @@ def test_a_pipe_that_nobody_reads_does_not_hold_the_launch_up(tmp_path: Path, bo
     os.mkfifo(tmp_path / "log")
 
     def too_long(*_: object) -> None:
-        raise TimeoutError("the launch waits for a reader")
+        raise AssertionError("the launch waits for a reader")  # an OSError would be taken for the pipe's
 
     before = signal.signal(signal.SIGALRM, too_long)
     signal.alarm(5)
@@ -206,7 +266,12 @@ def test_root_starts_it_as_its_user_and_follows_no_link_of_theirs(born: list[Lau
         path = str(theirs / "log")
         one = a_launch(folder, log_path=path, stderr_path=path, uid=nobody, gid=nobody)
         one = replace(one, argv=("/bin/sh", "-c", "id -u; id -g; id -G"))
-        done = launch(one, fallback_log=folder / "fallback")
+        own_groups = os.getgroups()
+        os.setgroups([*own_groups, 12345])
+        try:
+            done = launch(one, fallback_log=folder / "fallback")
+        finally:
+            os.setgroups(own_groups)
         born.append(done)
         assert done.process.wait(10) == 0
         assert "cannot be written" in done.note

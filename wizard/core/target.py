@@ -33,6 +33,7 @@ class Launch:
     ``argv`` and ``environ`` come from the parent process (the children's are wiped by setproctitle)
     and hold secrets: redact before showing. ``log_path`` is the file that stdout went to, or None
     when that was a terminal, a pipe or gone; ``stderr_path`` likewise (often the same file).
+    ``limits``: soft and hard of setrlimit(2) by name ("NOFILE"), -1 for none; empty when unknown.
     """
 
     argv: tuple[str, ...]
@@ -42,6 +43,8 @@ class Launch:
     stderr_path: str | None = None
     uid: int = 0
     gid: int = 0
+    limits: Mapping[str, tuple[int, int]] = field(default_factory=dict)
+    umask: int | None = None
 
     def with_argv(self, argv: tuple[str, ...]) -> Launch:
         return replace(self, argv=argv)
@@ -55,6 +58,8 @@ class Launch:
             "stderr_path": self.stderr_path,
             "uid": self.uid,
             "gid": self.gid,
+            "limits": {name: list(pair) for name, pair in self.limits.items()},
+            "umask": self.umask,
         }
 
     @staticmethod
@@ -67,6 +72,8 @@ class Launch:
             stderr_path=doc.get("stderr_path"),
             uid=int(doc.get("uid", 0)),
             gid=int(doc.get("gid", 0)),
+            limits={str(name): (int(low), int(high)) for name, (low, high) in doc.get("limits", {}).items()},
+            umask=doc.get("umask"),
         )
 
 

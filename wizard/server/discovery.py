@@ -181,7 +181,8 @@ def _target(pid: int, sockets: Iterable[proc.Listener]) -> Target | None:
     owner = proc.uids(pid) or (-1, -1)
     cwd = proc.cwd(pid)
     out, err = proc.fd_file(pid, 1), proc.fd_file(pid, 2)
-    launch = Launch(argv, cwd or "/", environ, out or err, err or out, owner[0], owner[1])
+    limits, umask = proc.limits(pid), proc.umask(pid)
+    launch = Launch(argv, cwd or "/", environ, out or err, err or out, owner[0], owner[1], limits, umask)
     # Where the two differ SGLang's own lines are in stderr: logging.basicConfig writes there.
     target = Target(identity=identity, launch=launch, log_path=err or out, note=_note(pid, owner[0], cwd))
     mine = [one for one in sockets if one.pid == pid]

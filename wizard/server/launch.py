@@ -1,8 +1,9 @@
-"""Starting a server as it was started before: same words, folder, environment, log and user."""
+"""Starting a server as it was started before: same words, folder, environment, log, user and limits."""
 
 from __future__ import annotations
 
 import os
+import resource
 import shutil
 import subprocess
 from collections.abc import Iterator
@@ -11,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from wizard.core.target import Identity, Launch
+from wizard.server import proc
 from wizard.server.identity import identify
 
 MIN_FREE_BYTES = 8 * 1024 * 1024
@@ -89,6 +91,7 @@ def launch(launch: Launch, *, fallback_log: str | Path) -> Launched:
             user=user,
             group=group,
             extra_groups=groups,
+            umask=-1 if launch.umask is None else launch.umask,
         )
     except (OSError, ValueError, subprocess.SubprocessError) as error:
         why = getattr(error, "strerror", None) or str(error)
@@ -98,7 +101,43 @@ def launch(launch: Launch, *, fallback_log: str | Path) -> Launched:
     identity = identify(process.pid)
     if identity is None:
         raise LaunchError(f"it ended at once with exit code {process.wait()}")
-    return Launched(identity, outputs.log_path, outputs.offset, process, outputs.note)
+    notes = [note for note in (outputs.note, _set_limits(process.pid, launch)) if note]
+    return Launched(identity, outputs.log_path, outputs.offset, process, "; ".join(notes))
+
+
+def _set_limits(pid: int, launch: Launch) -> str:
+    """The limits it had, as far as we may; which ones are tighter now, or "".
+
+    Right after the start, while the interpreter still loads: SGLang raises its own limit of open files later.
+    """
+    for name, (soft, hard) in launch.limits.items():
+        number = getattr(resource, f"RLIMIT_{name}", None)
+        if number is not None:
+            _set_limit(pid, number, soft, hard)
+    now = proc.limits(pid)
+    tighter = [
+        f"{name} {now[name][0]} instead of {'unlimited' if soft == resource.RLIM_INFINITY else soft}"
+        for name, (soft, _) in launch.limits.items()
+        if name in now and _less(now[name][0], soft)
+    ]
+    return f"its limits are tighter than before: {', '.join(tighter)}" if tighter else ""
+
+
+def _set_limit(pid: int, number: int, soft: int, hard: int) -> None:
+    try:
+        resource.prlimit(pid, number, (soft, hard))
+        return
+    except (OSError, ValueError):
+        pass  # only root may raise a hard limit: what is below ours will do
+    try:
+        most = resource.prlimit(pid, number)[1]
+        resource.prlimit(pid, number, (most if _less(most, soft) else soft, most))
+    except (OSError, ValueError):
+        return  # a server under other limits is better than none
+
+
+def _less(one: int, other: int) -> bool:
+    return one != resource.RLIM_INFINITY and (other == resource.RLIM_INFINITY or one < other)
 
 
 class _Outputs:

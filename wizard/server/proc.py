@@ -169,6 +169,29 @@ def fd_file(pid: int, fd: int) -> str | None:
         return None
 
 
+LIMITS = ("AS", "CORE", "DATA", "FSIZE", "MEMLOCK", "NOFILE", "NPROC", "STACK")
+"""What a server lives under: open files for its connections, locked memory for pinned and RDMA buffers."""
+
+
+def limits(pid: int) -> dict[str, tuple[int, int]]:
+    """Soft and hard by name; empty for another user's process."""
+    import resource
+
+    try:
+        return {name: resource.prlimit(pid, getattr(resource, f"RLIMIT_{name}")) for name in LIMITS}
+    except OSError:
+        return {}
+
+
+def umask(pid: int) -> int | None:
+    try:
+        text = Path(f"/proc/{pid}/status").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return None
+    found = next((line.split()[1] for line in text.splitlines() if line.startswith("Umask:")), None)
+    return int(found, 8) if found else None
+
+
 def uids(pid: int) -> tuple[int, int] | None:
     """(uid, gid) in force, or None when the process is gone."""
     try:
