@@ -2,7 +2,12 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
+import subprocess
+import sys
 import time
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,6 +19,7 @@ from wizard.core.vocabulary import VOCABULARY
 from wizard.probes import fetch as fetching
 from wizard.probes import http
 from wizard.probes.base import ProbeContext, run_probe
+from wizard.server.identity import identify
 
 MODEL = answer(200, json.dumps({"model_path": "m"}).encode(), "application/json")
 
@@ -136,3 +142,26 @@ async def test_a_page_is_read_only_so_far() -> None:
     async with serving(big) as server, fetching.client_for(server.target) as client:
         page = await fetching.fetch(client, "/big", seconds=5, most_bytes=1000)
     assert (len(page.body), page.cut) == (1000, True)
+
+
+@pytest.fixture
+def bystander() -> Iterator[int]:
+    """The pid of a process that listens nowhere."""
+    child = subprocess.Popen([sys.executable, "-c", "import sys; sys.stdin.read()"], stdin=subprocess.PIPE)
+    yield child.pid
+    child.communicate()
+
+
+async def test_what_a_stranger_on_the_port_answers_is_not_the_servers(bystander: int) -> None:
+    """A server that lost its port lives on for minutes; a healthy answer there is somebody else's."""
+    async with serving({"/health": answer(200, b""), "/model_info": MODEL}) as server:
+        mine = await look(replace(server.target, identity=identify(os.getpid())))
+        theirs = replace(server.target, identity=identify(bystander))
+        result = await look(theirs)
+        metrics = await run_probe("metrics", ProbeContext(theirs))
+    assert health(mine) == "serving"
+    assert health(result) is None
+    assert result.values["http.reachable"].x is True
+    why = f"another process listens on port {server.target.port}, not this server"
+    assert result.reason == why
+    assert (metrics.outcome, metrics.reason) == (Outcome.NO_DATA, why)

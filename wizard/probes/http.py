@@ -16,7 +16,7 @@ from wizard.probes.base import NoData, ProbeContext, ProbeSpec, in_thread
 from wizard.probes.fetch import FetchError, Page, client_for, fetch
 from wizard.probes.log import log_path_of
 from wizard.probes.logfile import tail_text
-from wizard.probes.reach import is_gone, why_not_ask
+from wizard.probes.reach import why_not_ask, why_somebody_else
 
 HEALTH_LIMIT_S = 22.0
 SLOW_503_S = 10.0
@@ -38,8 +38,9 @@ class HttpProbe:
         why = why_not_ask(target)
         if why is not None and target.port <= 0:
             raise NoData(why)
-        if why is not None or await in_thread(is_gone, target):
-            return await _of_a_stopped_server(target, why or "the server's process has ended")
+        why = why or await in_thread(why_somebody_else, target)
+        if why is not None:
+            return await _of_somebody_else(target, why)
         try:
             async with client_for(target) as client:
                 return await _examine(client, target)
@@ -47,14 +48,13 @@ class HttpProbe:
             raise NoData(str(error), "check the address") from None
 
 
-async def _of_a_stopped_server(target: Target, why: str) -> ProbeResult:
+async def _of_somebody_else(target: Target, why: str) -> ProbeResult:
     """Only whether something accepts connections there: it would not be the target."""
     values = {"http.reachable": Value(False, source=target.base_url)}
     if await _accepts(target):
         values["http.reachable"] = Value(True, source=target.base_url)
-        return ProbeResult(
-            "http", Outcome.OK, values, f"{why}, and another process answers on port {target.port}"
-        )
+        also = "" if "another process" in why else f", and another process answers on port {target.port}"
+        return ProbeResult("http", Outcome.OK, values, why + also)
     values["http.health"] = Value("refused", source=target.base_url)
     return ProbeResult("http", Outcome.OK, values, why)
 

@@ -35,7 +35,7 @@ from wizard.probes.metric_names import (
     ZERO_WHEN_ABSENT,
     Fold,
 )
-from wizard.probes.reach import is_gone, why_not_ask
+from wizard.probes.reach import why_not_ask, why_somebody_else
 
 SCRAPE_S = 5.0
 STEP_S = 0.5
@@ -82,8 +82,7 @@ class MetricsProbe:
         if target.metrics_path is not None:
             return await in_thread(_saved, target.metrics_path)
         why = why_not_ask(target)
-        if why is None and await in_thread(is_gone, target):
-            why = "the server's process has ended"
+        why = why or await in_thread(why_somebody_else, target)
         if why is not None:
             raise NoData(why)
         try:

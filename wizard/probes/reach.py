@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 from wizard.core.target import Target
 
 
@@ -18,8 +20,23 @@ def why_not_ask(target: Target) -> str | None:
     return None
 
 
-def is_gone(target: Target) -> bool:
-    """The target was a process of this host and that very process has ended."""
+def why_somebody_else(target: Target) -> str | None:
+    """Why whatever answers on the port is not the target: it has ended, or a stranger listens there.
+
+    A server that lost its port lives on beside the owner, for minutes (recordings: port_in_use_*): what
+    the owner answers would be told as the server's own. None when the target is, or may be, who answers.
+    """
+    from wizard.server import proc
     from wizard.server.identity import is_alive
 
-    return target.identity is not None and not is_alive(target.identity)
+    if target.identity is None:
+        return None
+    if not is_alive(target.identity):
+        return "the server's process has ended"
+    tree = {target.identity.pid, *(one.pid for one in proc.descendants_of(target.identity))}
+    if not all(os.access(f"/proc/{pid}/fd", os.R_OK) for pid in tree if os.path.exists(f"/proc/{pid}")):
+        return None  # another user's: who owns its sockets cannot be seen
+    found = proc.listeners(target.port, tree)
+    if found and all(one.pid is None for one in found) and is_alive(target.identity):
+        return f"another process listens on port {target.port}, not this server"
+    return None

@@ -21,7 +21,7 @@ from wizard.probes.base import NoData, ProbeContext, ProbeSpec, in_thread
 from wizard.probes.fetch import FetchError, client_for, fetch
 from wizard.probes.log import log_path_of
 from wizard.probes.logfile import read_start
-from wizard.probes.reach import is_gone, why_not_ask
+from wizard.probes.reach import why_not_ask, why_somebody_else
 from wizard.server.catalogue import for_version
 
 INFO_S = 3.0
@@ -203,8 +203,7 @@ def _set_by_launch_command(info: Mapping[str, Any]) -> dict[str, Value]:
 async def _info(target: Target) -> tuple[dict[str, Any], str | None]:
     """/server_info, or nothing and why."""
     why = why_not_ask(target)
-    if why is None and await in_thread(is_gone, target):
-        why = "the server's process has ended"
+    why = why or await in_thread(why_somebody_else, target)
     if why is not None:
         return {}, why if target.port > 0 else None
     try:
