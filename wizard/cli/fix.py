@@ -248,7 +248,10 @@ SAY_EVERY_S = 10.0
 
 
 class Progress:
-    """Prints each stage when it begins and when it ends, and every 10 s what a long one waits for."""
+    """Prints each stage when it begins and when it ends, and every 10 s what a long one waits for.
+
+    ``quiet`` (--json): only what a person is waited for.
+    """
 
     def __init__(self, quiet: bool) -> None:
         self.quiet = quiet
@@ -257,11 +260,11 @@ class Progress:
         self._note = ""
 
     def show(self, state: SessionState) -> None:
-        if self.quiet:
-            return
         if state.note and state.note != self._note:
             self._note = state.note
             say(state.note)
+        if self.quiet:
+            return
         run = state.run
         for stage in run.stages if run is not None else ():
             if stage.status == "pending":

@@ -138,7 +138,10 @@ def _needs() -> tuple[tuple[str, Expression], ...]:
         ("it answers /health", parse("http.health == 'serving'")),
         (
             "its log serves and shows no failure",
-            parse("not known(http.health) and not known(log.signature) and log.phase in ['ready', 'serving', 'ended']"),
+            parse(
+                "not known(http.health) and not known(log.signature) "
+                "and log.phase in ['ready', 'serving', 'ended']"
+            ),
         ),
     )
 
