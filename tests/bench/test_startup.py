@@ -22,7 +22,9 @@ pytestmark = pytest.mark.bench
 
 ROUNDS = 7
 ALTERNATE = b"\x1b[?1049h"
-ESCAPES = re.compile(rb"\x1b\[[0-9;?<>=!$ ]*[@-~]|\x1b\][^\x07\x1b]*(?:\x07|\x1b\\)|\x1b[PX^_].*?\x1b\\", re.DOTALL)
+ESCAPES = re.compile(
+    rb"\x1b\[[0-9;?<>=!$ ]*[@-~]|\x1b\][^\x07\x1b]*(?:\x07|\x1b\\)|\x1b[PX^_].*?\x1b\\", re.DOTALL
+)
 BARE = """
 from textual.app import App, ComposeResult
 from textual.widgets import Static

@@ -135,8 +135,10 @@ def test_remedies_that_fight_over_a_flag_are_found(tmp_path: Path) -> None:
     fight = GOOD.replace("remedies: [lift]", "remedies: [up, down]").replace(
         GOOD[GOOD.index("  lift:\n") :],
         """\
-  up: {title: a, change: {chunked_prefill_size: {value: "8192", direction: higher}}, why: a, cost: b, verify: ready}
-  down: {title: a, change: {chunked_prefill_size: {value: "512", direction: lower}}, why: a, cost: b, verify: ready}
+  up: {title: a,
+       change: {chunked_prefill_size: {value: "8192", direction: higher}}, why: a, cost: 0, verify: ready}
+  down: {title: a,
+         change: {chunked_prefill_size: {value: "512", direction: lower}}, why: a, cost: b, verify: ready}
 """,
     )
     assert any("in opposite directions" in p for p in book_of(tmp_path, fight))

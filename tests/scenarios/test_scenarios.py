@@ -213,7 +213,7 @@ def test_the_runner_killed_while_the_new_server_starts(ground: Ground) -> None:
     assert "--max-running-requests" not in now.launch.argv
     assert ground.run("check", "--url", server.url, *GLANCE).code == 0
 
-    back = ground.run("sessions", "rollback", "--json")
+    back = ground.run("sessions", "rollback", path.stem.removeprefix("session-"), "--yes", "--json")
     assert back.code == 4, (back.out, back.err)
     doc = shapes.document(back.out, shapes.FIX)
     assert (doc["verdict"], doc["serving"]) == ("rolled_back", "old")

@@ -255,15 +255,32 @@ def test_a_run_is_watched_decided_and_never_left_by_back() -> None:
     state, _ = play(RunStarted("7"), state=solved())
     assert (state.step, state.session_id) == (Step.VERIFY, "7")
     after, commands = play(WentBack(), state=state)
-    assert after.step is Step.VERIFY and commands == []
+    assert after.step is Step.VERIFY
+    assert commands == []
     _, commands = play(Decided("abort"), state=state)
     assert commands == [SendControl("abort")]
     ended, _ = play(RunChanged(RunState("7", outcome=RunOutcome.KEPT)), state=state)
     after, commands = play(Decided("keep"), state=ended)
-    assert commands == [] and after.note
+    assert commands == []
+    assert after.note
 
 
-def test_read_only_can_still_abort_but_not_decide() -> None:
+@pytest.mark.parametrize("control", ["abort", "keep", "rollback"])
+def test_read_only_sends_nothing_to_a_runner(control: str) -> None:
     state, _ = play(RunStarted("7"), ReadOnlySet(True), state=solved())
-    assert play(Decided("keep"), state=state)[1] == []
-    assert play(Decided("abort"), state=state)[1] == [SendControl("abort")]
+    after, commands = play(Decided(control), state=state)  # type: ignore[arg-type]
+    assert commands == []
+    assert after.note
+
+
+def test_what_was_agreed_to_starts_once_and_back_calls_it_off() -> None:
+    state, commands = play(Approved(Consent(), None), state=solved())
+    assert isinstance(commands[0], StartRun)
+    assert state.starting is commands[0].order
+    again, commands = play(Approved(Consent(), None), state=state)
+    assert commands == []
+    assert "already" in again.note
+    off, _ = play(WentBack(), state=state)
+    assert off.starting is None
+    assert off.step is Step.SOLVE
+    assert play(Opened(Target(port=1)), state=state)[0].starting is None

@@ -141,10 +141,27 @@ async def _apply(args: argparse.Namespace, driver: Driver, state: SessionState) 
             put_json(_document(replace(state, note=why_not), offer.plan, "cannot_tell"))
         say(why_not)
         return Exit.FOUND
-    state = await driver.approve(consent, workload)
+    try:
+        state = await driver.approve(consent, workload)
+    except asyncio.CancelledError:
+        say(still_running(driver))
+        raise
     if state.run is None:
         raise CliError(state.note or "the runner did not start", Exit.FOUND)
     return report_end(args, driver, state.run)
+
+
+def still_running(driver: Driver) -> str:
+    """What an interrupted face leaves behind: the runner does not end with it."""
+    from wizard.runner.client import session_id
+
+    if driver.session_path is None:
+        return "Nothing was changed."
+    number = session_id(driver.session_path)
+    return (
+        f"The change of session {number} GOES ON by itself. Follow it: sgl-wizard sessions resume {number}. "
+        f"End it and put the old command back: sgl-wizard sessions abort {number}."
+    )
 
 
 def _not_applicable(args: argparse.Namespace, state: SessionState, offer: Offer | None) -> int:

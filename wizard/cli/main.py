@@ -128,11 +128,16 @@ def build_parser() -> argparse.ArgumentParser:
     for verb, text in (
         ("show", "where one stands"),
         ("resume", "follow a running one; finish or roll back one whose runner died"),
-        ("rollback", "put the old command back"),
+        ("abort", "end a change under way; the old command comes back"),
+        ("rollback", "put the old command of a session back"),
         ("report", "what happened, as a text to keep"),
     ):
         one = verbs.add_parser(verb, parents=[common], help=text)
-        one.add_argument("session", nargs="?", help="its number (default: the newest)")
+        if verb in ("abort", "rollback"):  # these change a server: no default, and a question
+            one.add_argument("session", help="its number (see: sessions list)")
+            one.add_argument("--yes", action="store_true", help="do not ask")
+        else:
+            one.add_argument("session", nargs="?", help="its number (default: the newest)")
         if verb == "resume":
             one.add_argument("--rollback", action="store_true", help="put the old command back")
     return parser

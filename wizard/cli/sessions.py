@@ -1,14 +1,16 @@
-"""``sgl-wizard sessions list|show|resume|rollback|report``."""
+"""``sgl-wizard sessions list|show|resume|abort|rollback|report``."""
 
 from __future__ import annotations
 
 import argparse
 import asyncio
+import sys
 from datetime import datetime
 from pathlib import Path
 
 from wizard.cli.fix import Progress, exit_code
 from wizard.cli.output import CliError, Exit, put, put_json, say
+from wizard.core.argv import shell_join
 from wizard.core.progress import Outcome
 from wizard.core.session import SessionState
 from wizard.runner import client
@@ -21,7 +23,7 @@ def run(args: argparse.Namespace) -> int:
         if args.verb == "list":
             return _list(args)
         path = _path(args.session)
-        verbs = {"show": _show, "report": _report, "resume": _resume, "rollback": _rollback}
+        verbs = {"show": _show, "report": _report, "resume": _resume, "rollback": _rollback, "abort": _abort}
         return verbs[args.verb](args, path)
     except JournalError as error:
         raise CliError(str(error), Exit.COULD_NOT_EXAMINE) from None
@@ -92,7 +94,32 @@ def _report(args: argparse.Namespace, path: Path) -> int:
 
 
 def _rollback(args: argparse.Namespace, path: Path) -> int:
+    _agree(args, path)
     return _bring_to_end(args, path, "rollback")
+
+
+def _abort(args: argparse.Namespace, path: Path) -> int:
+    if not client.read(path).runner_alive:
+        raise CliError("nothing is under way in this session; rollback puts its old command back", Exit.USAGE)
+    _agree(args, path)
+    return _bring_to_end(args, path, "abort")
+
+
+def _agree(args: argparse.Namespace, path: Path) -> None:
+    """Name the server and the command that comes back, and ask; raises CliError without a yes."""
+    if args.read_only or args.yes:
+        return
+    target, order = client.read_order(path)
+    say(f"Session {client.session_id(path)}: {target.name} {target.base_url}")
+    say(f"This starts the old command again: {shell_join(order.plan.old_argv)}")
+    if args.json or not sys.stdin.isatty():
+        raise CliError("nobody can be asked here; give --yes to agree", Exit.USAGE)
+    try:
+        answer = input("Type yes: ").strip().lower()
+    except EOFError:
+        answer = ""
+    if answer not in ("y", "yes"):
+        raise CliError("you did not agree: nothing was changed", Exit.FOUND)
 
 
 def _resume(args: argparse.Namespace, path: Path) -> int:
@@ -105,7 +132,9 @@ def _bring_to_end(args: argparse.Namespace, path: Path, how: str) -> int:
     if args.read_only:
         raise CliError("read-only: a session is only shown (sessions show)", Exit.USAGE)
     if state.runner_alive:
-        if how == "rollback":
+        if how == "abort":
+            client.send(path, "abort")
+        elif how == "rollback":
             client.send(path, "rollback")
     elif state.outcome in (None, Outcome.ROLLBACK_FAILED) or (how == "rollback" and state.serving == "new"):
         try:

@@ -72,6 +72,8 @@ class SessionState:
     offers: tuple[Offer, ...] | None = None
     """None = not worked out yet."""
     offer_index: int = 0
+    starting: Order | None = None
+    """Agreed to, not yet taken over by a runner: perhaps waiting for a port. Going back calls it off."""
     session_id: str | None = None
     run: RunState | None = None
     ended: str = ""
@@ -162,6 +164,13 @@ class RunRefused:
 
 
 @dataclass(frozen=True)
+class Noted:
+    """One line for the person; nothing else changes."""
+
+    text: str
+
+
+@dataclass(frozen=True)
 class RunChanged:
     run: RunState
 
@@ -190,6 +199,7 @@ Event = (
     | Approved
     | RunStarted
     | RunRefused
+    | Noted
     | RunChanged
     | Decided
     | ReadOnlySet
@@ -284,23 +294,28 @@ def _run_event(state: SessionState, event: Event) -> Result:
             return replace(state, note=READ_ONLY_NOTE), ()
         if offer is None or offer.plan is None:
             return replace(state, note=offer.why_not if offer else "There is no plan to apply."), ()
-        if state.run is not None and state.run.outcome is None:
+        if state.starting is not None or (state.run is not None and state.run.outcome is None):
             return replace(state, note="A change is already under way."), ()
         failed = [f"{name}: {detail}" for name, ok, detail in offer.plan.checks if not ok]
         if failed and not offer.plan.waits_for_port:
             return replace(state, note="Pre-flight failed: " + "; ".join(failed)), ()
-        return replace(state, note="", run=None), (StartRun(Order(offer.plan, event.consent, event.workload)),)
+        order = Order(offer.plan, event.consent, event.workload)
+        return replace(state, note="", run=None, starting=order), (StartRun(order),)
     if isinstance(event, RunStarted):
         run = RunState(event.session_id, runner_alive=True)
-        return replace(state, step=Step.VERIFY, session_id=event.session_id, run=run, note=""), ()
+        return replace(
+            state, step=Step.VERIFY, session_id=event.session_id, run=run, note="", starting=None
+        ), ()
     if isinstance(event, RunRefused):
-        return replace(state, note=event.why), ()
+        return replace(state, note=event.why, starting=None), ()
+    if isinstance(event, Noted):
+        return replace(state, note=event.text), ()
     if isinstance(event, RunChanged):
         return replace(state, step=Step.VERIFY, session_id=event.run.session_id, run=event.run), ()
     if isinstance(event, Decided):
         if state.run is None or (state.run.outcome is not None):
             return replace(state, note="Nothing is under way."), ()
-        if state.read_only and event.control != "abort":
+        if state.read_only:
             return replace(state, note=READ_ONLY_NOTE), ()
         return state, (SendControl(event.control),)
     return state, ()
@@ -371,6 +386,8 @@ def _back(state: SessionState, book: FlowBook) -> Result:
     """One step back; never out of a transaction that is under way."""
     if state.run is not None and state.run.outcome is None:
         return replace(state, note="A change is under way; a aborts it and restores the old command."), ()
+    if state.starting is not None:
+        return replace(state, starting=None, note="Called off; nothing was changed."), ()
     if not state.path:
         fresh = replace(
             state,

@@ -25,6 +25,7 @@ from wizard.core.session import (
     Event,
     LookForMe,
     MakeOffers,
+    Noted,
     Offer,
     OffersMade,
     Opened,
@@ -178,14 +179,17 @@ class Driver:
         from wizard.runner.state_dir import StateDirError
         from wizard.session.document import case_document
 
-        assert self.state.target is not None
-        if order.plan.waits_for_port and not await self._port_freed():
+        # What was agreed to was agreed to for this server: whatever is opened meanwhile is another matter.
+        target, case = self.state.target, case_document(self.state, self.book)
+        assert target is not None
+        if order.plan.waits_for_port and not await self._port_freed(target, order):
+            return
+        if self.state.starting is not order:
             return
         if self.before_start is not None:
             self.before_start(order)
-        case = case_document(self.state, self.book)
         try:
-            path = await asyncio.to_thread(client.start, self.state.target, order, case)
+            path = await asyncio.to_thread(client.start, target, order, case)
         except (client.StartError, StateDirError, OSError) as error:
             await self.dispatch(RunRefused(str(error)))
             return
@@ -193,18 +197,21 @@ class Driver:
         await self.dispatch(RunStarted(client.session_id(path)))
         self._watching = asyncio.ensure_future(self._follow(path))
 
-    async def _port_freed(self) -> bool:
-        """Wait for the person to free the port, saying who holds it; False when that took too long."""
+    async def _port_freed(self, target: Target, order: Order) -> bool:
+        """Wait for the person to free the port, saying who holds it; False when called off or too long."""
         from wizard.server.ports import port_state
 
-        target = self.state.target or Target()
         for waited in range(int(PORT_WAIT_S / PORT_POLL_S)):
             state = await asyncio.to_thread(port_state, target.host, target.port)
+            if self.state.starting is not order:
+                return False
             if state.state == "free":
                 return True
             if waited % 20 == 0:
                 owner = f"pid {state.owner.pid}" if state.owner else "somebody"
-                await self.dispatch(RunRefused(f"Waiting for port {target.port}: {owner} still listens on it."))
+                await self.dispatch(
+                    Noted(f"Waiting for port {target.port}: {owner} still listens on it. Back calls it off.")
+                )
             await asyncio.sleep(PORT_POLL_S)
         await self.dispatch(RunRefused(f"Port {target.port} was not freed within {PORT_WAIT_S:g} s."))
         return False
