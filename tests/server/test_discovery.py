@@ -4,6 +4,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -151,6 +152,25 @@ def test_a_server_that_ends_while_it_is_looked_at_is_not_found(
     monkeypatch.setattr(proc, "cwd", end_it)
     with pytest.raises(TargetError):
         target_from_pid(pid)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can look as somebody else")
+def test_another_users_server_in_a_closed_folder_is_found_and_explained() -> None:
+    """An ordinary user on a host where root runs a server from a venv under /root."""
+    with tempfile.TemporaryDirectory() as name:  # mode 0700
+        program = Path(name) / "venv" / "bin" / "python"
+        program.parent.mkdir(parents=True)
+        program.symlink_to(sys.executable)
+        argv = [str(program), "-m", "sglang.launch_server", "--port", "31007"]
+        os.seteuid(65534)
+        try:
+            for words in (argv, ["python", *argv[1:]]):
+                found = target_from_command(words, name, {"PATH": str(program.parent)})
+                assert (found.version, found.port) == (None, 31007)
+            note = discovery._note(os.getpid(), 0, None)
+        finally:
+            os.seteuid(0)
+    assert note == "it runs as user id 0: run the wizard as that user or as root to relaunch it"
 
 
 def test_a_wrapper_leads_to_its_server_and_two_below_it_are_not_guessed(stage: Stage) -> None:

@@ -139,11 +139,10 @@ def _interpreters(program: Sequence[str], environ: Mapping[str, str]) -> list[Pa
 
 def _which(word: str, environ: Mapping[str, str]) -> Path | None:
     if os.sep in word:
-        path = Path(word)
-        return path if path.is_file() else None
+        return Path(word) if os.path.isfile(word) else None  # Path.is_file raises in a folder closed to us
     for folder in environ.get("PATH", "").split(os.pathsep):
         path = Path(folder or ".") / word
-        if path.is_file() and os.access(path, os.X_OK):
+        if os.path.isfile(path) and os.access(path, os.X_OK):
             return path
     return None
 
@@ -173,14 +172,17 @@ def _site_packages(interpreter: Path) -> list[Path]:
     """
     prefixes = [interpreter.parent.parent]
     config = prefixes[0] / "pyvenv.cfg"
-    if config.is_file():
+    try:
         text = config.read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        text = None
+    if text is not None:
         if re.search(r"^include-system-site-packages\s*=\s*true", text, re.M | re.I):
             home = re.search(r"^home\s*=\s*(.+)$", text, re.M)
             if home:
                 prefixes.append(Path(home.group(1).strip()).parent)
     else:
-        resolved = interpreter.resolve().parent.parent
+        resolved = Path(os.path.realpath(interpreter)).parent.parent
         if resolved != prefixes[0]:
             prefixes.append(resolved)
     folders: list[Path] = []
