@@ -7,12 +7,13 @@ flag that the installed version does not take is never offered.
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from wizard.core.argv import CommandLine, parse, set_flag, split, unset_flag, validate
 from wizard.core.argv import diff as argv_diff
-from wizard.core.expr import Env, parse_template, show
+from wizard.core.expr import Env, Expression, Template, parse_template, show
 from wizard.core.flags import Catalogue, snake
 from wizard.core.flow import Cause, Change, FlowBook, Remedy
 from wizard.core.plan import FlagChange, Plan, VerifyGoal
@@ -51,8 +52,8 @@ def make_offers(
 def make_offer(remedy: Remedy, cause: Cause, target: Target, snapshot: Snapshot, catalogue: Catalogue) -> Offer:
     """One remedy for one server: with a plan where it can be applied, else with why not."""
     env = snapshot.get
-    why, cost = remedy.why.render(env), remedy.cost.render(env)
-    actions = tuple(a.render(env) for a in remedy.actions)
+    why, cost = told(remedy.why, env), told(remedy.cost, env)
+    actions = _actions(remedy, env)
     applies = remedy.when.evaluate(env) if remedy.when is not None else None
     if applies is not None and applies.truth is False:
         reason = "does not apply here: " + "; ".join(t.says() for t in applies.terms)
@@ -86,6 +87,20 @@ def make_offer(remedy: Remedy, cause: Cause, target: Target, snapshot: Snapshot,
     )
 
 
+def told(template: Template, env: Env) -> str:
+    """The text with its numbers; sentences whose numbers are missing are left out."""
+    text = template.render(env)
+    if all(not isinstance(part, Expression) or part.value(env) is not None for part in template.parts):
+        return text
+    return " ".join(s for s in re.split(r"(?<=\.) ", text) if "?" not in s)
+
+
+def _actions(remedy: Remedy, env: Env) -> tuple[str, ...]:
+    """What a person does; one whose subject is not known is left out, unless it is all there is."""
+    found = tuple(filter(None, (told(action, env) for action in remedy.actions)))
+    return found or tuple(action.render(env) for action in remedy.actions)
+
+
 def _because(offer: Offer, why_not: str, keep_intents: bool = True) -> Offer:
     intents = offer.intents if keep_intents else ()
     return Offer(offer.remedy, None, why_not, intents, offer.why, offer.cost, offer.actions)
@@ -101,7 +116,7 @@ def _command(target: Target, catalogue: Catalogue) -> CommandLine | None:
 
 def _move(change: Change, env: Env, command: CommandLine | None, catalogue: Catalogue) -> Move:
     spec = catalogue.flag_for(change.name)
-    why = change.why.render(env) if change.why else ""
+    why = told(change.why, env) if change.why else ""
     if spec is None and change.action == "unset":
         return Move(change.name, "", None, why, True, inert=True)
     if spec is None:
@@ -109,23 +124,23 @@ def _move(change: Change, env: Env, command: CommandLine | None, catalogue: Cata
             change.name, "", None, why, True, f"SGLang {catalogue.version} has no flag for {change.name}"
         )
     current = command.value(change.name) if command is not None else None
+    use = command.use(change.name) if command is not None else None
+    flag = use.flag if use is not None else spec.flag  # what stands there keeps its spelling
     if change.action == "unset":
         inert = command is not None and current is None
-        return Move(change.name, spec.flag, None, why, True, inert=inert)
+        return Move(change.name, flag, None, why, True, inert=inert)
     if change.formula is None:
         number = _number(change.value)
         if number is not None and _wrong_way(change, number, _number(current)):
-            return Move(change.name, spec.flag, change.value, why, True, f"{spec.flag} is {current} already")
-        return Move(change.name, spec.flag, "" if change.value == "true" else change.value, why, True)
+            return Move(change.name, flag, change.value, why, True, f"{flag} is {current} already")
+        return Move(change.name, flag, "" if change.value == "true" else change.value, why, True)
     number = change.formula.number(env)
     low = change.low.number(env) if change.low else None
     high = change.high.number(env) if change.high else None
     if number is None or (change.low and low is None and change.direction == "lower"):
-        return Move(change.name, spec.flag, change.direction or None, why, False)
+        return Move(change.name, flag, change.direction or None, why, False)
     if low is not None and high is not None and low > high:
-        return Move(
-            change.name, spec.flag, None, why, True, f"{spec.flag} is at its limit: {show(low)} > {show(high)}"
-        )
+        return Move(change.name, flag, None, why, True, f"{flag} is at its limit: {show(low)} > {show(high)}")
     number = max(number, low) if low is not None else number
     number = min(number, high) if high is not None else number
     number = _rounded(number, change.step, low, high)
@@ -136,13 +151,13 @@ def _move(change: Change, env: Env, command: CommandLine | None, catalogue: Cata
     if _wrong_way(change, number, base):
         return Move(
             change.name,
-            spec.flag,
+            flag,
             None,
             why,
             True,
-            f"{spec.flag} is {show(base)}; {change.direction} is not possible",
+            f"{flag} is {show(base)}; {change.direction} is not possible",
         )
-    return Move(change.name, spec.flag, _text(number, change.step), why, True)
+    return Move(change.name, flag, _text(number, change.step), why, True)
 
 
 def _number(text: str | None) -> float | None:
@@ -215,11 +230,11 @@ def _plan(
         new_argv=new,
         changes=changes,
         goal=goal,
-        why=remedy.why.render(env),
-        cost=remedy.cost.render(env),
-        expect=remedy.expect.render(env) if remedy.expect else "",
+        why=told(remedy.why, env),
+        cost=told(remedy.cost, env),
+        expect=told(remedy.expect, env) if remedy.expect else "",
         environ=dict(remedy.environ),
-        actions=tuple(a.render(env) for a in remedy.actions),
+        actions=_actions(remedy, env),
         waits_for_port=remedy.waits_for_port,
         checks=checks,
     )
