@@ -12,9 +12,11 @@ from wizard.cli.fix import Progress, exit_code
 from wizard.cli.output import CliError, Exit, put, put_json, say
 from wizard.core.argv import shell_join
 from wizard.core.progress import Outcome
+from wizard.core.redact import redact_argv
 from wizard.core.session import SessionState
 from wizard.runner import client
 from wizard.runner.journal import JournalError
+from wizard.runner.state_dir import StateDirError
 from wizard.session.text import run_lines
 
 
@@ -25,7 +27,7 @@ def run(args: argparse.Namespace) -> int:
         path = _path(args.session)
         verbs = {"show": _show, "report": _report, "resume": _resume, "rollback": _rollback, "abort": _abort}
         return verbs[args.verb](args, path)
-    except JournalError as error:
+    except (JournalError, StateDirError) as error:
         raise CliError(str(error), Exit.COULD_NOT_EXAMINE) from None
 
 
@@ -111,7 +113,7 @@ def _agree(args: argparse.Namespace, path: Path) -> None:
         return
     target, order = client.read_order(path)
     say(f"Session {client.session_id(path)}: {target.name} {target.base_url}")
-    say(f"This starts the old command again: {shell_join(order.plan.old_argv)}")
+    say(f"This starts the old command again: {shell_join(redact_argv(order.plan.old_argv))}")
     if args.json or not sys.stdin.isatty():
         raise CliError("nobody can be asked here; give --yes to agree", Exit.USAGE)
     try:

@@ -98,6 +98,8 @@ def missing(state: SessionState) -> list[ProbeResult]:
     found = []
     for result in state.snapshot.results.values():
         all_there = result.outcome.value == "ok" and not result.remedy
+        if _is_saved(state) and result.probe in ("log", "metrics"):
+            all_there = False  # its reason says what of the saved file is missing
         if all_there or not result.reason or result.reason.startswith(_ELSEWHERE):
             continue
         if _is_saved(state) and result.probe not in ("log", "metrics", "sglang"):
@@ -138,7 +140,8 @@ def cannot_tell_line(state: SessionState) -> str:
         given = name != "log" or (target is not None and bool(target.log_path))
         given = given and (name != "metrics" or (target is not None and bool(target.metrics_path)))
         if result is not None and given and result.reason and not result.reason.startswith(_ELSEWHERE):
-            return result.reason
+            path = target.metrics_path if target is not None and name == "metrics" else None
+            return result.reason if not path or path in result.reason else f"{path}: {result.reason}"
     if target is not None and target.log_path:
         return f"{target.log_path} shows no failure and no server that serves: is it a whole log of SGLang?"
     return "the readings at hand cannot tell"
