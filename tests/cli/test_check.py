@@ -1,0 +1,125 @@
+"""``check`` on saved evidence: shape of the document, words, exit codes; nothing secret, no long lines."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from pathlib import Path
+
+import pytest
+
+from tests.cli import shapes
+from wizard.cli import output
+from wizard.cli.main import run
+from wizard.session.text import WIDTH, brief, command_lines, wrapped
+
+STAMP = "[2026-01-02 03:04:05]"
+LOADED = [
+    f"{STAMP} Load weight begin. avail mem=79.00 GB",
+    f"{STAMP} Load weight end. elapsed=1.0 s, type=LlamaForCausalLM, avail mem=64.00 GB, mem usage=15.00 GB.",
+]
+OOM = (
+    "torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total capacity of "
+    "79.10 GiB of which 1.00 GiB is free. Including non-PyTorch memory, this process has 78.10 GiB "
+    "memory in use."
+)
+TOO_LOW = "RuntimeError: Not enough memory. Please try to increase --mem-fraction-static."
+NO_FLAG = "launch_server.py: error: unrecognized arguments: --cuda-graph-max-bs 8"
+HEALTHY = [*LOADED, f"{STAMP} The server is fired up and ready to roll!"]
+COMMAND = "python -m sglang.launch_server --model-path m --api-key s3cret-key --mem-fraction-static {fraction}"
+
+
+@pytest.fixture(autouse=True)
+def own_state(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(output, "_documents", 0)
+
+
+@pytest.mark.parametrize(
+    ("lines", "fraction", "code", "cause", "change"),
+    [
+        ([*LOADED, OOM], "0.95", 1, "gpu_oom_load", "less"),
+        ([*LOADED, TOO_LOW], "0.1", 1, "mem_fraction_too_low", "more"),
+        ([NO_FLAG], "0.9", 1, "bad_cli_args", ""),
+        (HEALTHY, "0.9", 0, None, ""),
+        (["nothing that is known"], "0.9", 3, None, ""),
+    ],
+)
+def test_documents_of_saved_logs(
+    lines: list[str],
+    fraction: str,
+    code: int,
+    cause: str | None,
+    change: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    log = tmp_path / "server.log"
+    log.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    words = ("check", "--log", str(log), "--command", COMMAND.format(fraction=fraction))
+    assert run((*words, "--json")) == code
+    out, err = capsys.readouterr()
+    doc = shapes.document(out, shapes.CHECK)
+    assert [c["id"] for c in doc["causes"][:1]] == ([cause] if cause else [])
+    assert doc["verdict"] == {0: "healthy", 1: "problem", 3: "unknown"}[code]
+    if change:
+        new = float(doc["causes"][0]["remedies"][0]["set"]["--mem-fraction-static"])
+        assert new < float(fraction) if change == "less" else new > float(fraction)
+    assert run(words) == code
+    text, told = capsys.readouterr()
+    for each in (out, err, text, told):
+        assert "s3cret" not in each
+        assert "Traceback" not in each
+    assert all(len(line) <= WIDTH or " " not in line.strip() for line in text.splitlines()), text
+
+
+def test_a_fix_of_a_saved_log_alone_changes_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    log = tmp_path / "server.log"
+    log.write_text("\n".join([*LOADED, TOO_LOW]) + "\n", encoding="utf-8")
+    assert run(("fix", "--log", str(log), "--yes", "--json")) == 1
+    doc = shapes.document(capsys.readouterr().out, shapes.FIX)
+    assert doc["cause"]["id"] == "mem_fraction_too_low"
+    assert doc["plan"]["changes"] == []
+    assert run(("fix", "--log", str(log), "--yes")) == 1
+    assert "command of this server is not known" in " ".join(capsys.readouterr().out.split())
+
+
+def test_a_secret_flag_in_a_change_of_ones_own_is_hidden(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    log = tmp_path / "server.log"
+    log.write_text("\n".join(HEALTHY), encoding="utf-8")
+    words = ("fix", "--log", str(log), "--command", COMMAND.format(fraction="0.9"), "--dry-run")
+    for change in ("--unset", "--set"):
+        name = "api_key" if change == "--unset" else "api_key=n3w-secret"
+        assert run((*words, change, name, "--json")) == 1
+        out, err = capsys.readouterr()
+        assert "s3cret" not in out + err
+        assert "n3w-secret" not in out + err
+        assert run((*words, change, name)) == 1
+        out, err = capsys.readouterr()
+        assert "s3cret" not in out + err
+        assert "n3w-secret" not in out + err
+
+
+@pytest.mark.parametrize("verb", [("flows", "list"), ("flows", "schema"), ("demo", "--list")])
+def test_lists_are_documents_too(verb: tuple[str, ...], capsys: pytest.CaptureFixture[str]) -> None:
+    assert run((*verb, "--json")) == 0
+    assert isinstance(json.loads(capsys.readouterr().out), dict)
+
+
+def test_a_command_can_be_copied_from_its_lines() -> None:
+    argv = ["python", "-m", "sglang.launch_server", *(f"--flag-{i} 'a b'" for i in range(20)), "x" * 150]
+    lines = command_lines(argv)
+    assert all(line.endswith(" \\") for line in lines[:-1])
+    assert all(len(line) <= WIDTH for line in lines if "xxx" not in line)
+    text = "\n".join(lines).removeprefix("  command  ")
+    assert shlex.split(text.replace("\\\n", "")) == argv  # a shell joins such lines
+
+
+def test_wrapping() -> None:
+    assert wrapped("", "  why ") == ["  why"]
+    assert wrapped("a b", "> ") == ["> a b"]
+    text = "One sentence. " * 40
+    assert brief(text).endswith(".")
+    assert len(brief(text)) <= 240
+    assert len(brief("x" * 1000)) == 240

@@ -1,0 +1,88 @@
+"""``sessions``: what it shows of each end, what it refuses, and nothing secret anywhere."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+import pytest
+
+from tests.cli import shapes
+from tests.runner.fakes import FakeWorld, a_journal, a_target, an_order
+from wizard.cli import output
+from wizard.cli.main import run
+from wizard.core.measurement import Judgement
+from wizard.runner import client, transaction
+from wizard.session.text import WIDTH
+
+ENDS = [
+    ({}, Judgement.FIXED, 0, "FIXED.", "the new command"),
+    ({}, Judgement.WORSE, 4, "ROLLED BACK.", "the old command"),
+    ({"ready:new": "dies"}, Judgement.FIXED, 4, "ROLLED BACK.", "the old command"),
+    ({"ready:new": "dies", "ready:old": "dies"}, Judgement.FIXED, 5, "TYPE THIS:", "nothing"),
+]
+
+
+@pytest.fixture(autouse=True)
+def own_state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SGL_WIZARD_STATE_DIR", str(tmp_path))
+    monkeypatch.setattr(output, "_documents", 0)
+
+
+def session(folder: Path, fail: dict[str, object], verdict: Judgement) -> str:
+    target, order = a_target(), an_order()
+    journal = a_journal(folder, target, order)
+    world = FakeWorld(fail=fail, verdicts=[verdict]).with_old()
+    asyncio.run(transaction.run(journal, order, target, world, pace=transaction.Pace(0.01, 0.01)))
+    journal.close()
+    return client.session_id(journal.path)
+
+
+@pytest.mark.parametrize(("fail", "verdict", "code", "word", "serving"), ENDS)
+def test_each_end_is_told(
+    fail: dict[str, object],
+    verdict: Judgement,
+    code: int,
+    word: str,
+    serving: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    number = session(tmp_path, fail, verdict)
+    assert run(("sessions", "show", number)) == 0
+    shown = capsys.readouterr().out
+    assert word in shown
+    assert f"Serving now: {serving}." in shown
+    assert run(("sessions", "show", number, "--json")) == 0
+    document = shapes.document(capsys.readouterr().out, shapes.FIX)
+    assert document["session"] == number
+    assert run(("sessions", "report")) == 0
+    page = capsys.readouterr().out
+    assert page.startswith(f"# Session {number}")
+    assert run(("sessions", "list")) == 0
+    listed = capsys.readouterr().out
+    if code in (0, 4):  # ended: resume only tells it, with the exit code of its end
+        assert run(("sessions", "resume", number)) == code
+        assert word in capsys.readouterr().out
+    for text in (shown, page, listed):
+        assert "s3cret" not in text
+        assert "hf_very" not in text
+    helped = shown.split("TYPE THIS:")[0]
+    assert all(len(line) <= WIDTH or " " not in line.strip() for line in helped.splitlines())
+
+
+def test_putting_back_asks_names_the_command_and_hides_secrets(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    number = session(tmp_path, {}, Judgement.FIXED)
+    monkeypatch.setattr("sys.stdin", open("/dev/null"))  # noqa: SIM115
+    assert run(("sessions", "rollback", number)) == 2
+    err = capsys.readouterr().err
+    assert "--max-running-requests" in err
+    assert "--yes" in err
+    assert "s3cret" not in err
+    assert run(("sessions", "rollback", number, "--yes", "--read-only")) == 2
+    assert "read-only" in capsys.readouterr().err
+    assert run(("sessions", "abort", number, "--yes")) == 2
+    assert "nothing is under way" in capsys.readouterr().err
+    assert client.read(client.find(number)).serving == "new"
