@@ -170,6 +170,27 @@ def test_the_readings_lead_to_the_cause_and_the_walk_ends_there(
     assert state.path[-1].by == "readings"
 
 
+@pytest.mark.parametrize(
+    "more",
+    [
+        # full to its cap without a standing queue: one look in the window met one waiting request
+        {
+            "requests.queued": 1,
+            "requests.queued_mean": 0.1,
+            "requests.running": 256,
+            "server.max_running_requests": 256,
+            "server.max_running_requests_set": 256,
+        },
+        {"requests.retracted": 1},  # now and then is normal
+        {"requests.queued": 3, "requests.queued_mean": 0.4, "kv.usage": 0.95},
+    ],
+)
+def test_a_busy_server_is_not_accused(more: dict[str, Scalar]) -> None:
+    state = walked({**HEALTHY, **more})
+    assert named(state.hypotheses) == ()
+    assert state.verdict == "healthy"
+
+
 def test_a_healthy_server_is_healthy_and_nothing_is_named() -> None:
     state = walked(HEALTHY)
     assert state.verdict == "healthy"
@@ -179,7 +200,7 @@ def test_a_healthy_server_is_healthy_and_nothing_is_named() -> None:
 
 @pytest.mark.parametrize("gone", ["requests.queued", "server.max_running_requests_set", "kv.usage"])
 def test_without_a_deciding_reading_the_wizard_asks_instead_of_guessing(gone: str) -> None:
-    readings = {k: v for k, v in CAPPED.items() if k != gone}
+    readings = {k: v for k, v in CAPPED.items() if k not in (gone, f"{gone}_mean")}
     state, _ = play(Opened(Target()), ReadingsArrived(snapshot(readings)), FlowChosen("requests_wait"))
     while state.step is Step.DIAGNOSE:
         suggestion = current_suggestion(state, BOOK)
