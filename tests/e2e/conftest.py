@@ -293,6 +293,11 @@ class Load:
     failed: int = 0
     errors: list[str] = field(default_factory=list)
     tokens: int = 0
+    ended: threading.Event = field(default_factory=threading.Event, repr=False)
+
+    def stop(self) -> None:
+        """No client sends another request; those that run are answered."""
+        self.ended.set()
 
 
 StartLoad = Callable[..., Load]
@@ -317,7 +322,7 @@ def load() -> Iterator[StartLoad]:
 
         def run(client: int) -> None:
             sent = 0
-            while not stop.is_set() and time.monotonic() < deadline:
+            while not stop.is_set() and not got.ended.is_set() and time.monotonic() < deadline:
                 # Distinct first tokens, so that the prefix cache cannot answer; ids stay inside the
                 # vocabulary of 4096, because one outside it ends this server.
                 ids = [100 + (client * 977 + sent * 31 + i * 7) % 3900 for i in range(input_tokens)]
