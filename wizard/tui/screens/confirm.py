@@ -72,7 +72,7 @@ def radius_lines(
         when = "before and after the change" if live else "after it is up"
         steps.append(
             f"A load test is sent to {address} and nowhere else, {when}: {workload.describe()} "
-            f"(about {duration(workload.seconds)} each)."
+            f"(about {duration(workload.seconds)} each; once more and twice as long if the result is unclear)."
         )
     elif consent.passive:
         steps.append("Nothing is sent. The live traffic's own metrics are watched before and after.")
@@ -93,19 +93,29 @@ def radius_lines(
         + (": down until it is ready" if live else "")
         + f", at most {duration(consent.ready_limit_s)}."
     )
-    steps.append(
-        "If it does not come up, or is not better, the old command is started again by itself."
-        if consent.keep == "auto"
-        else "If it does not come up, the old command is started again; otherwise you are asked to keep it."
-    )
+    steps.append(_ending(consent, live))
     out = [*wrap(f"{plan.cause_title}: {plan.remedy_title}", width, role="strong"), ()]
     if plan.actions:
         out += [*wrap("Before that, for you to do: " + "; ".join(plan.actions), width, role="warn"), ()]
     for number, step in enumerate(steps, 1):
         rows = wrap(step, width, indent=4)
         out += [((f" {number}. {rows[0][0][0].strip()}", ""),), *rows[1:]]
-    out += [(), *wrap("From here on it goes on by itself, even if this terminal is closed.", width)]
+    goes_on = "From here on it goes on by itself, even if this terminal is closed."
+    if plan.waits_for_port:
+        goes_on = "Until the port is free it waits here: closing this terminal, or going back, calls it off."
+    out += [(), *wrap(goes_on, width)]
     return out
+
+
+def _ending(consent: Consent, live: bool) -> str:
+    """What happens if it fails, or is no better."""
+    if not live:
+        return "If it does not come up, it is ended again and the server stays down, as it is now."
+    if not (consent.load_test or consent.passive):
+        return "If it does not come up, the old command is started again. If it does, it is kept unmeasured."
+    if consent.keep == "ask":
+        return "If it does not come up, the old command is started again; otherwise you are asked to keep it."
+    return "If it does not come up, or is not better, the old command is started again by itself."
 
 
 def approve_screen(plan: Plan, consent: Consent, workload: Workload | None, target: Target) -> ApproveScreen:

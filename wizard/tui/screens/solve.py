@@ -54,7 +54,8 @@ def plan_lines(offer: Offer, state: SessionState, width: int) -> list[Line]:
     out += in_flight(state, width)
     for action in plan.actions:
         out += field("You do", action, width, role="warn")
-    back = offer.remedy.rollback or "the old command is started again by itself"
+    live = state.target is not None and state.target.is_live
+    back = offer.remedy.rollback if live else "It is ended again; the server stays down, as it is now."
     out += field("If it fails", back, width, column=11)
     return [*out, *check_line(plan, width)]
 
