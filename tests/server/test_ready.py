@@ -218,6 +218,43 @@ async def test_progress_in_the_log_moves_the_deadline_but_not_for_ever(stage: St
     assert 2.0 <= done.phase_times["total"] < 15
 
 
+async def test_our_own_health_checks_in_the_log_do_not_move_the_deadline(stage: Stage) -> None:
+    """Every GET /health that is answered 503 is a line of the access log (recordings/cpu)."""
+    log = stage.folder / "access.log"
+    process = stage.script("import time; time.sleep(60)")
+    line = b'[2026-11-22 08:22:11] INFO:     127.0.0.1:53444 - "GET /health HTTP/1.1" 503 Service Unavailable\n'
+
+    async def grow() -> None:
+        while True:
+            await asyncio.to_thread(append, log, line)
+            await asyncio.sleep(0.05)
+
+    task = asyncio.ensure_future(grow())
+    try:
+        done = await waited(process.pid, free_port(), log, 4.0)
+    finally:
+        task.cancel()
+    assert done.kind == "timed_out"
+    assert 4.0 <= done.phase_times["total"] < 4.0 * ready.MOST_STRETCH - 2
+
+
+@pytest.mark.parametrize(
+    ("line", "goes_on"),
+    [
+        ('INFO:     127.0.0.1:53444 - "GET /health HTTP/1.1" 503 Service Unavailable', False),
+        ('INFO:     10.0.0.7:1 - "GET /get_model_info HTTP/1.1" 200 OK', False),
+        ('INFO:     10.0.0.7:1 - "POST /v1/chat/completions HTTP/1.1" 503 Service Unavailable', False),
+        ("Health check request received during shutdown. Returning 503.", False),
+        ("Loading safetensors checkpoint shards:  45% Completed | 5/11 [00:01<00:01,  4.00it/s]", True),
+        ("Capture cuda graph begin. This can take up to several minutes. avail mem=9.00 GB", True),
+    ],
+)
+def test_which_lines_tell_that_the_start_goes_on(line: str, goes_on: bool) -> None:
+    follower = ready._LogFollower(None, 0)
+    follower._line(f"[2026-11-22 08:22:11] {line}")
+    assert bool(follower.steps) is goes_on
+
+
 async def test_called_off(stage: Stage) -> None:
     process = stage.script("import time; time.sleep(60)")
     assert (await waited(process.pid, free_port(), None, cancelled=lambda: True)).kind == "cancelled"

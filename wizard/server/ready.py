@@ -48,6 +48,8 @@ _PHASES: tuple[tuple[str, re.Pattern[str]], ...] = (
 _FATAL = re.compile(r"\[Errno \d+\] error while attempting to bind on address(?: \('[^']*', (\d+))?")
 """asyncio's words: 98 taken, 99 an address that is not this host's, 13 a port for root alone. The server's
 other listeners say the same of their own ports, and go on without them."""
+_ECHO = re.compile(r'"[A-Z]{3,8} \S{1,2000}(?: HTTP/\d(?:\.\d)?)?" \d{3}\b|Health check (?:failed|request)')
+"""Lines that a request causes, our own GET /health too (uvicorn's access log): no sign of a start going on."""
 _SHARDS = re.compile(r"shards:\s*(\d+)% Completed")
 
 
@@ -63,22 +65,23 @@ class ReadyResult:
 
 
 class _LogFollower:
-    """Reads what is new in a log and keeps phase, percentage and the last line."""
+    """Reads what is new in a log and keeps phase, percentage and the last line. ``steps`` counts the lines that
+    tell of a start going on: all but those that a request to the server causes."""
 
     def __init__(self, path: str | None, offset: int, port: int | None = None) -> None:
         self.path, self.offset, self.port = path, offset, port
         self.phase, self.percent, self.last = "starting", "", ""
         self.fatal = ""
+        self.steps = 0
         self.rest = b""
         self.times: dict[str, float] = {}
         self._since = time.monotonic()
 
     def read(self) -> bool:
-        """True when there was something new."""
-        new = False
+        """True when the start went on: a line that is not the echo of a request."""
+        before = self.steps
         budget = READ_MOST
         while budget > 0 and (data := self._chunk()):
-            new = True
             budget -= len(data)
             self.offset += len(data)
             lines = (self.rest + data).replace(b"\r", b"\n").split(b"\n")
@@ -86,7 +89,7 @@ class _LogFollower:
             for raw in lines:
                 if raw.strip():
                     self._line(raw[:4000].decode("utf-8", "replace"))
-        return new
+        return self.steps != before
 
     def _chunk(self) -> bytes:
         if self.path is None:
@@ -101,7 +104,10 @@ class _LogFollower:
             return b""
 
     def _line(self, line: str) -> None:
+        if _ECHO.search(line):
+            return
         self.last = line.strip()
+        self.steps += 1
         found = _SHARDS.search(line)
         if found:
             self.percent = f"{found.group(1)} %"
@@ -137,9 +143,9 @@ async def wait_ready(
 ) -> ReadyResult:
     """Wait until ready, dead, or out of time. Death is seen within a few tenths of a second.
 
-    The deadline moves while the log shows progress. Sends nothing but GET /health to that port, and
-    only once the server's own tree answers there. ``poll``: the exit code, where the caller is the
-    parent (``Launched.poll``).
+    The deadline moves while the log shows progress (access lines are none). Sends nothing but GET /health
+    to that port, and only once the server's own tree answers there. ``poll``: the exit code, where the
+    caller is the parent (``Launched.poll``).
     """
     log = _LogFollower(str(log_path) if log_path else None, log_offset, port)
     started = time.monotonic()
