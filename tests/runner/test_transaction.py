@@ -15,9 +15,9 @@ from wizard.core.target import Identity, Target
 from wizard.runner.fold import fold
 from wizard.runner.journal import Journal, JournalError
 from wizard.runner.live import LiveOperations
-from wizard.runner.operations import MARK, Started
-from wizard.runner.recovery import How, resume
-from wizard.runner.transaction import Pace, run
+from wizard.runner.operations import MARK, PortOwner, Started
+from wizard.runner.recovery import How, resume, superseded
+from wizard.runner.transaction import Pace, Transaction, run
 
 PACE = Pace(poll_s=0.01, health_s=0.01)
 
@@ -377,3 +377,40 @@ async def test_server_that_hung_before_is_put_back_as_it_was(tmp_path: Path) -> 
     assert (state.outcome, state.serving) == (R, "old")
     assert "does not answer, as it did not before" in state.sentence
     assert [p.argv for p in world.procs.values() if p.alive] == [OLD]
+
+
+async def test_an_older_session_is_not_put_back_over_a_later_ones_server(tmp_path: Path) -> None:
+    """Session 1 was kept; session 2 relaunched on the same port: rollback 1 touches and writes nothing."""
+    world, order, target = FakeWorld().with_old(), an_order(), a_target()
+    journal = a_journal(tmp_path, target, order)
+    kept = await run(journal, order, target, world, pace=PACE)
+    assert kept.outcome is K
+    for each in world.procs.values():
+        each.alive = False
+    before, signalled, launched = len(journal.read_since(0)), list(world.signalled), len(world.launched)
+    later = Identity(900, 9000, "boot")
+    world.foreign = PortOwner(later, ("python", "-m", "x"), "process 900 (python -m x)", (), "2")
+    why = superseded(Transaction(journal, order, target, world), "rollback")
+    assert "process 900" in why
+    assert "started by session 2: roll that one back first" in why
+    state = await asyncio.wait_for(resume(journal, order, target, world, "rollback", pace=PACE), 5)
+    assert (state.outcome, state.serving) == (K, "new")
+    assert len(journal.read_since(0)) == before
+    assert (world.signalled, len(world.launched)) == (signalled, launched)
+    world.foreign = None  # rolled back meanwhile: now it works
+    state = await asyncio.wait_for(resume(journal, order, target, world, "rollback", pace=PACE), 5)
+    journal.close()
+    assert (state.outcome, state.serving) == (R, "old")
+
+
+async def test_a_failed_rollback_does_not_say_none_while_a_stranger_serves(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world = FakeWorld(fail={"release:1": "stolen"}).with_old()
+
+    async def healthy(target: Target, port: int) -> bool:
+        return True
+
+    monkeypatch.setattr(world, "healthy", healthy)
+    state = await go(tmp_path, world)
+    assert (state.outcome, state.serving) == (F, "unknown")

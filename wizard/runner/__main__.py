@@ -18,7 +18,7 @@ from wizard.runner.journal import Journal, JournalError
 from wizard.runner.live import LiveOperations, load_all
 from wizard.runner.locks import Lock, Refused, target_locks
 from wizard.runner.operations import Operations
-from wizard.runner.recovery import HOWS, belongs_elsewhere, resume
+from wizard.runner.recovery import HOWS, belongs_elsewhere, resume, superseded
 from wizard.runner.report import write_report
 from wizard.runner.state_dir import StateDirError, check_writable, error_log_path, lock_path
 from wizard.runner.transaction import Transaction, run
@@ -38,7 +38,7 @@ def main(argv: list[str]) -> int:
         load_all()
         check_writable(path.parent)
         journal = Journal.open(path)
-        locks = _take_locks(journal)
+        locks = _take_locks(journal, how)
     except (Refused, JournalError, StateDirError, ImportError, OSError) as error:
         _answer(f"refused: {error}")
         return EXIT_REFUSED
@@ -58,7 +58,7 @@ def main(argv: list[str]) -> int:
     return 0 if state.outcome is Outcome.KEPT else 1
 
 
-def _take_locks(journal: Journal) -> list[Lock]:
+def _take_locks(journal: Journal, how: str) -> list[Lock]:
     session, target = journal.session_id, journal.target
     elsewhere = belongs_elsewhere(journal)
     if elsewhere:
@@ -68,6 +68,9 @@ def _take_locks(journal: Journal) -> list[Lock]:
         probe = Transaction(journal, journal.order, target, _operations(journal))
         for path in target_locks(journal.path.parent, target, (target.port, probe.new_port)):
             taken.append(Lock.take(path, f"The server on port {target.port}", session))
+        blocked = next((superseded(probe, word) for word in HOWS if word == how), "")
+        if blocked:
+            raise Refused(blocked)
     except BaseException:
         for lock in reversed(taken):
             lock.free()

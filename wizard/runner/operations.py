@@ -56,11 +56,14 @@ class Readiness:
 
 @dataclass(frozen=True)
 class PortOwner:
-    """Who listens on a port. ``identity`` None: another user's process, cannot be seen."""
+    """Who listens on a port. ``identity`` None: another user's process, cannot be seen. ``ancestors``: the
+    pids above it. ``session``: the session whose transaction started it ("7"), or ""."""
 
     identity: Identity | None
     argv: tuple[str, ...]
     detail: str
+    ancestors: tuple[int, ...] = ()
+    session: str = ""
 
 
 class Operations(Protocol):

@@ -41,4 +41,12 @@ def port_owner(host: str, port: int) -> PortOwner | None:
         return PortOwner(None, (), "a process that this user cannot see")
     words = clean(" ".join(redact_argv(found.owner_argv)))
     shown = words if len(words) <= SHOWN else words[: SHOWN - 1] + "…"
-    return PortOwner(found.owner, found.owner_argv, f"process {found.owner.pid} ({shown})")
+    above = tuple(proc.ancestors(found.owner.pid))
+    session = next(filter(None, map(_session_of, (found.owner.pid, *above))), "")
+    return PortOwner(found.owner, found.owner_argv, f"process {found.owner.pid} ({shown})", above, session)
+
+
+def _session_of(pid: int) -> str:
+    """The session in the process's MARK (``session-7:...``), or "" (also when it cannot be read)."""
+    name, colon, _ = proc.environ(pid).get(MARK, "").partition(":")
+    return name.removeprefix("session-") if colon else ""

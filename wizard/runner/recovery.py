@@ -11,7 +11,7 @@ from wizard.core.target import Target
 from wizard.runner.fold import children, intended
 from wizard.runner.journal import Journal, here
 from wizard.runner.operations import Operations
-from wizard.runner.rollback import living_child, put_back
+from wizard.runner.rollback import is_own, living_child, put_back
 from wizard.runner.transaction import CalledOff, Pace, PutBack, Transaction
 
 How = Literal["auto", "finish", "rollback"]
@@ -33,9 +33,11 @@ async def resume(
     ``auto``: nothing was touched -> called off; a rollback had begun -> completed; the new server runs
     (starting or ready) -> waited for, judged, kept or rolled back; it does not -> the old command is put
     back. ``finish``: goes on with the change also when the new server has to be started. ``rollback``:
-    the old command, also after a session that had ended as kept.
+    the old command, also after a session that had ended as kept. What ``superseded`` refuses is not begun.
     """
     t = Transaction(journal, order, target, ops, pace=pace, term=term)
+    if superseded(t, how):
+        return t.state
     ended = t.state.outcome
     if ended is not None:
         again = ended is Outcome.ROLLBACK_FAILED or (ended is Outcome.KEPT and how == "rollback")
@@ -74,6 +76,30 @@ async def _go_on(t: Transaction, how: How) -> RunState:
         await t.stop_old()
     await t.start_new()
     return await t.judge_and_decide()
+
+
+def superseded(t: Transaction, how: How) -> str:
+    """Why the old command cannot come back now: somebody else's living process, often a later session's
+    server, owns its port. "" when nothing stands in the way. Looks only; nothing is written or signalled.
+    """
+    outcome = t.state.outcome
+    undoes = how == "rollback" or outcome is Outcome.ROLLBACK_FAILED
+    if not t.touched or outcome in (Outcome.ROLLED_BACK, Outcome.CALLED_OFF):
+        return ""
+    if not t.was_up and any(c.identity is not None and t.ops.alive(c.identity) for c in children(t.records)):
+        return ""  # nothing to put back: that server is only stopped
+    port = t.target.port if t.was_up else t.new_port
+    owner = t.ops.port_owner(t.target.host, port)
+    if owner is None or is_own(t, owner) or owner.argv == t.old_launch.argv:
+        return ""
+    if not undoes and not (outcome is None and owner.session):
+        return ""
+    if owner.session:
+        return (
+            f"port {port} is served by {owner.detail}, started by session {owner.session}: "
+            "roll that one back first. Nothing was touched."
+        )
+    return f"port {port} is held by {owner.detail}: end that one first. Nothing was touched."
 
 
 def belongs_elsewhere(journal: Journal) -> str:

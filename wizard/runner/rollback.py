@@ -34,10 +34,10 @@ async def put_back(t: Transaction, reason: str) -> RunState:
     try:
         return await _put_back(t, reason)
     except CannotPutBack as error:
-        return _failed(t, reason, str(error))
+        return await _failed(t, reason, str(error))
     except Exception as error:  # the last line of defence: whatever it is, the person gets the command
         traceback.print_exc()
-        return _failed(t, reason, f"{type(error).__name__}: {error}")
+        return await _failed(t, reason, f"{type(error).__name__}: {error}")
 
 
 async def _put_back(t: Transaction, reason: str) -> RunState:
@@ -80,11 +80,32 @@ def _verified(t: Transaction) -> str:
     return "The old command was put back and serves."
 
 
-def _failed(t: Transaction, reason: str, why: str) -> RunState:
+async def _failed(t: Transaction, reason: str, why: str) -> RunState:
     t.result(Stage.ROLLBACK, False, why)
     sentence = f"{reason} The old command could not be put back: {why}"
     help_ = help_text(t.old_launch, t.journal.path) if t.target.launch else ""
-    return t.end(Outcome.ROLLBACK_FAILED, "none", sentence, help_)
+    serving: Literal["none", "unknown"] = "unknown" if await _stranger_serves(t) else "none"
+    return t.end(Outcome.ROLLBACK_FAILED, serving, sentence, help_)
+
+
+async def _stranger_serves(t: Transaction) -> bool:
+    """Whether somebody else's server answers at the old command's address. Never raises."""
+    try:
+        owner = t.ops.port_owner(t.target.host, t.target.port)
+        return owner is not None and not is_own(t, owner) and await t.ops.healthy(t.target, t.target.port)
+    except Exception:
+        traceback.print_exc()
+        return False
+
+
+def is_own(t: Transaction, owner: PortOwner) -> bool:
+    """Whether the owner of a port is this session's old server, one it launched, or below them."""
+    if owner.session and owner.session == t.state.session_id:
+        return True
+    known = [i for i in (t.target.identity, *(c.identity for c in children(t.records))) if i is not None]
+    if owner.identity in known:
+        return True
+    return any(i.pid in owner.ancestors and t.ops.alive(i) for i in known)
 
 
 def _living(t: Transaction, role: str) -> list[tuple[Child, Identity]]:
