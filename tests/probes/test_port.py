@@ -120,6 +120,15 @@ def test_another_machine_is_not_looked_at(target: Target) -> None:
         port.examine(target)
 
 
+def test_a_local_address_without_a_known_process_is_looked_at(free_port: int) -> None:
+    target = Target(port=free_port, remote=True, local=True)
+    assert port.examine(target).values["port.state"].x == "free"
+    with socket.create_server(("127.0.0.1", free_port)):
+        seen = port.examine(target).values
+    assert seen["port.state"].x == "listening"
+    assert "port.owner_is_target" not in seen  # whoever listens there may well be the server that is meant
+
+
 async def test_through_the_engine() -> None:
     result = await run_probe("port", ProbeContext(Target(launch=LAUNCH)))
     assert (result.outcome, result.probe) == (Outcome.OK, "port")

@@ -217,7 +217,8 @@ def test_url_names_the_server_at_that_very_address(stage: Stage) -> None:
     nobody = target_from_url(f"http://127.0.0.3:{port}")
     assert nobody.identity is None
     assert nobody.remote
-    assert nobody.note
+    assert nobody.local
+    assert "no process here listens" in nobody.note
 
 
 def test_url_of_a_router_is_not_its_worker(stage: Stage) -> None:
@@ -282,6 +283,8 @@ def test_another_host_is_examined_only() -> None:
     found = target_from_url("http://192.0.2.7:30000")
     assert found.remote
     assert found.identity is None
+    assert not found.local
+    assert found.is_elsewhere
     assert "another host" in found.note
 
 

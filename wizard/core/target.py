@@ -101,6 +101,9 @@ class Target:
     symptom: str = ""
     hardware: str = ""
     remote: bool = False
+    """Known by its address alone: its process cannot be seen from here."""
+    local: bool = False
+    """With ``remote``: the address is this host's own, so its port and its memory are those seen here."""
     note: str = ""
     """What cannot be done with this target and why ("runs as another user: ..."); empty if all can."""
 
@@ -112,6 +115,11 @@ class Target:
     @property
     def is_live(self) -> bool:
         return self.identity is not None or self.remote
+
+    @property
+    def is_elsewhere(self) -> bool:
+        """On another machine, of which nothing here tells."""
+        return self.remote and not self.local
 
     def to_json(self) -> dict[str, Any]:
         """Whole, secrets included: for 0600 session files. What people see goes through redaction."""
@@ -131,6 +139,7 @@ class Target:
             "symptom": self.symptom,
             "hardware": self.hardware,
             "remote": self.remote,
+            "local": self.local,
             "note": self.note,
         }
 

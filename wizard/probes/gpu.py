@@ -340,6 +340,8 @@ def _memory_readings(
 
 def examine(target: Target) -> ProbeResult:
     """Readings of the target's card. Raises Unavailable or NoData."""
+    if target.remote and target.local:
+        raise NoData("no process was found at this address: which card and memory are its cannot be told")
     if target.remote:
         raise NoData("the server runs on another machine: its GPU cannot be seen from here")
     if target.identity is None and target.launch is None and target.log_path is not None:

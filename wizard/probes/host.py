@@ -174,7 +174,7 @@ def examine(target: Target, shm: str = "/dev/shm") -> ProbeResult:
     """Readings of this machine. Raises NoData when the target runs elsewhere."""
     import psutil
 
-    if target.remote:
+    if target.is_elsewhere:
         raise NoData("the server runs on another machine: this host's readings would mislead")
     if target.identity is None and target.launch is None and target.log_path is not None:
         raise NoData("the target is a saved log: this host's readings would mislead")

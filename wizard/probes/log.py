@@ -149,6 +149,8 @@ def examine(ctx: ProbeContext) -> ProbeResult:
     target = ctx.target
     path = log_path_of(target)
     if path is None:
+        if target.remote and target.local:
+            raise NoData("no process was found at this address, and so no log", "give --log FILE")
         if target.remote:
             raise NoData(
                 "the server runs on another machine, and so its log", "copy it here and give --log FILE"

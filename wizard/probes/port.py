@@ -35,7 +35,7 @@ def kind_of(pid: int | None, command: str, tree: Collection[int]) -> Kind:
 
 def examine(target: Target) -> ProbeResult:
     """Readings of the target's port. Raises NoData when it is not a port of this machine."""
-    if target.remote:
+    if target.is_elsewhere:
         raise NoData("the server runs on another machine: its port's owner cannot be seen from here")
     if target.identity is None and target.launch is None and target.log_path is not None:
         raise NoData("the target is a saved log: this machine's ports would mislead")
@@ -65,7 +65,8 @@ def examine(target: Target) -> ProbeResult:
             reason = f"no permission to see who listens on {target.port}: run as that user or as root"
         else:
             values["port.owner_pid"] = Value(owner.pid, source=source)
-            values["port.owner_is_target"] = Value(kind == "target", source=source)
+            if not target.remote:  # known by its address alone: whoever listens there may well be it
+                values["port.owner_is_target"] = Value(kind == "target", source=source)
             if command:
                 shown = command if len(command) <= SHOWN else command[: SHOWN - 1] + "…"
                 values["port.owner_command"] = Value(shown, source=f"/proc/{owner.pid}/cmdline")

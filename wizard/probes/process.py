@@ -84,8 +84,10 @@ def examine(target: Target) -> ProbeResult:
     import psutil
 
     if target.identity is None:
+        if target.remote and target.local:
+            raise NoData("no process that can be seen here answers at this address")
         if target.remote:
-            raise NoData("the server runs on another machine, or its process could not be found on this one")
+            raise NoData("the server runs on another machine, and so its processes")
         if target.launch is None:
             raise NoData("the target is a saved log: there is no process to look at")
         return ProbeResult(

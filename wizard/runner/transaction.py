@@ -234,6 +234,8 @@ class Transaction:
 
     def _check_possible(self) -> None:
         launch, identity = self.old_launch, self.target.identity
+        if self.target.remote and self.target.local:
+            raise CalledOff("The server's process cannot be seen from here: run as its user or as root.")
         if self.target.remote:
             raise CalledOff("The server runs on another machine: it can only be relaunched from there.")
         if identity is not None and os.geteuid() not in (0, launch.uid):

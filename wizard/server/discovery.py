@@ -122,7 +122,8 @@ def _server_above(pid: int) -> int | None:
 
 
 def target_from_url(url: str) -> Target:
-    """The server behind an address: with its process when it runs on this host, else remote.
+    """The server behind an address: with its process when it runs on this host, else ``remote`` (and ``local``
+    where the address is this host's).
 
     Only the process that answers at this very address counts, and the servers above it: what is below
     it (a router's workers) is not what the address names. Raises TargetError for what is no http address.
@@ -142,6 +143,7 @@ def target_from_url(url: str) -> Target:
         return replace(
             bare, note="the server runs on another host: it can be examined, not relaunched, from here"
         )
+    bare = replace(bare, local=True)
     sockets = proc.listeners()
     owners = proc.answering(host, [one for one in sockets if one.port == port])
     for one in owners:
@@ -155,7 +157,9 @@ def target_from_url(url: str) -> Target:
         return replace(
             bare, note=f"process {named} answers there, which is no SGLang server: it cannot be relaunched"
         )
-    return replace(bare, note="its process could not be found on this host, so it cannot be relaunched")
+    if not owners:
+        return replace(bare, note=f"no process here listens on {host}:{port}, so it cannot be relaunched")
+    return replace(bare, note="whose process it is cannot be seen: run as its user or as root to relaunch it")
 
 
 def target_from_command(

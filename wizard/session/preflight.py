@@ -21,7 +21,9 @@ def check_plan(plan: Plan, target: Target) -> Plan:
     launch = target.launch
     if launch is not None:
         checks.append(_start(launch))
-    if target.remote:
+    if target.remote and target.local:
+        checks.append(("host", False, "its process cannot be seen: run as its user or as root"))
+    elif target.remote:
         checks.append(("host", False, "the server runs on another host; the wizard can only relaunch here"))
     return replace(plan, checks=tuple(checks))
 
