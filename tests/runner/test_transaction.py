@@ -125,6 +125,25 @@ async def test_rollback_uses_the_untouched_old_launch(tmp_path: Path) -> None:
     assert "unrecognized arguments: --nonsense" in state.sentence
 
 
+async def test_a_secret_that_a_server_prints_reaches_no_record(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world = FakeWorld(fail={"ready:new": "dies"}).with_old()
+    monkeypatch.setattr(world, "last_error", lambda _child: "Error: login as s3cret with hf_very failed")
+    target, order = a_target(), an_order()
+    journal = a_journal(tmp_path, target, order)
+    try:
+        state = await run(journal, order, target, world, pace=PACE)
+        records = [str(r.data) for r in journal.read_since(0)]
+    finally:
+        journal.close()
+    assert "login as" in state.sentence
+    assert any("login as" in r for r in records)
+    for text in (state.sentence, state.help, *records):
+        assert "s3cret" not in text
+        assert "hf_very" not in text
+
+
 async def test_server_that_was_down(tmp_path: Path) -> None:
     state = await go(tmp_path, FakeWorld(), an_order(goal="ready"), a_target(up=False))
     assert (state.outcome, state.serving) == (K, "new")

@@ -44,7 +44,13 @@ def children(records: Iterable[Record]) -> list[Child]:
         data = record.data
         try:
             if record.kind == "launching":
-                found[data["mark"]] = Child(str(data["role"]), str(data["mark"]))
+                found[data["mark"]] = Child(
+                    str(data["role"]),
+                    str(data["mark"]),
+                    None,
+                    data.get("log_path"),
+                    int(data.get("log_offset") or 0),
+                )
             elif record.kind == "launched" and data["mark"] in found:
                 found[data["mark"]] = replace(
                     found[data["mark"]],

@@ -123,6 +123,7 @@ class Transaction:
     def say(self, kind: str, stage: Stage | None = None, data: Mapping[str, Any] | None = None) -> None:
         """One record. Once the server was touched a journal that cannot be written does not stop the rescue."""
         word = stage.value if stage else ""
+        data = self._told(data)
         try:
             seq = self.journal.append(kind, word, data)
         except JournalError as error:
@@ -134,6 +135,15 @@ class Transaction:
             self.journal_broken = str(error)
         at = self.records[-1].at if self.journal_broken and self.records else time.time()
         self.records.append(Record(seq, at, kind, word, dict(data or {})))
+
+    def _told(self, data: Mapping[str, Any] | None) -> dict[str, Any]:
+        """Words for people, without what either command keeps secret (a server may print its own key)."""
+        found = dict(data or {})
+        launches = (self.target.launch, self.new_launch) if self.target.launch is not None else ()
+        for name in ("detail", "text", "sentence"):
+            for launch in launches if isinstance(found.get(name), str) else ():
+                found[name] = hide_known(found[name], launch)
+        return found
 
     def intent(self, stage: Stage, **data: Any) -> None:
         self.say("intent", stage, data)
