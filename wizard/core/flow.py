@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
+from wizard.core.clue import Clue
 from wizard.core.expr import Env, Expression, Template, Truth
 from wizard.core.logtext import Signature
 from wizard.core.plan import VerifyGoal
@@ -159,6 +160,7 @@ class FlowBook:
     causes: Mapping[str, Cause] = field(default_factory=dict)
     remedies: Mapping[str, Remedy] = field(default_factory=dict)
     signatures: tuple[Signature, ...] = ()
+    clues: tuple[Clue, ...] = ()
 
     def ordered_flows(self) -> tuple[Flow, ...]:
         return tuple(sorted(self.flows.values(), key=lambda f: (f.order, f.id)))

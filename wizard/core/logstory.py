@@ -20,6 +20,9 @@ PHASES = ("starting", "loading", "kv_allocation", "capture", "ready", "serving",
 MOST_SAMPLES = 50_000
 RESTART_GAP_S = 30.0
 
+HEAD_LINES, BEFORE_LINES, AROUND_LINES, TAIL_LINES = 40, 20, 100, 100
+DIGEST_CHARS = 300
+
 _UNIT_GB = {"KiB": 1 / 1024**2, "MiB": 1 / 1024, "GiB": 1.0, "KB": 1 / 1024**2, "MB": 1 / 1024, "GB": 1.0}
 _NUMBER = r"(-?\d{1,12}(?:\.\d{1,9})?)"
 _SIZE = r"(\d{1,9}(?:\.\d{1,9})?) ([KMG]i?B)"
@@ -55,7 +58,9 @@ _FRAME_PHASES: tuple[tuple[str, re.Pattern[str]], ...] = (
     ("loading", re.compile(r"^(?:load_model|_?initialize_model|load_weights|create_weights|_load_\w{1,40})$")),
     (
         "serving",
-        re.compile(r"^(?:event_loop\w*|run_batch|forward_(?:extend|decode|thread\w*|batch_\w*)|process_batch\w*)$"),
+        re.compile(
+            r"^(?:event_loop\w*|run_batch|forward_(?:extend|decode|thread\w*|batch_\w*)|process_batch\w*)$"
+        ),
     ),
 )
 
@@ -92,10 +97,38 @@ class Story:
     first_stamp: float | None = None
     last_stamp: float | None = None
     graph_gb: float = 0.0
+    head: list[str] = field(default_factory=list)
+    tail: deque[str] = field(default_factory=lambda: deque(maxlen=TAIL_LINES))
+    around: list[str] = field(default_factory=list)
+
+    def keep(self, text: str) -> None:
+        """A line that is not routine, for the digest."""
+        text = text.rstrip()[:DIGEST_CHARS]
+        if len(self.head) < HEAD_LINES:
+            self.head.append(text)
+            return
+        failed = any(h.signature.role == "lead" for h in self.hits.values())
+        if failed and len(self.around) < AROUND_LINES:
+            if not self.around:
+                self.around.extend(list(self.tail)[-BEFORE_LINES:])
+                self.tail.clear()
+            self.around.append(text)
+        else:
+            self.tail.append(text)
+
+    @property
+    def digest(self) -> str:
+        """Its lines that are neither batches, answered requests, settings nor noise: the first of them, those
+        around the first failure, the last."""
+        return "\n".join((*self.head, *self.around, *self.tail))
 
     @property
     def ordered_hits(self) -> list[Hit]:
         return sorted(self.hits.values(), key=lambda h: h.number)
+
+
+_TRACEBACK_NOISE = ("exception_source_line",)
+"""Lines of a traceback accuse nobody, yet its frames say where it was."""
 
 
 class LogReader:
@@ -289,6 +322,9 @@ class LogReader:
         story = self.story
         phase = self._frame_phase or story.phase
         found = first_match(self._signatures, line.text, phase)
+        noise = found is not None and found.role == "noise" and found.id not in _TRACEBACK_NOISE
+        if not noise and MARK not in line.text:
+            story.keep(line.text)
         if found is not None and found.id not in story.hits:
             story.hits[found.id] = Hit(found, line.number, line.text.strip(), phase)
 

@@ -36,6 +36,8 @@ class Signature:
     cause: str = ""
     versions: str = ""
     note: str = ""
+    weight: float = 0.0
+    """Log-odds for ``cause`` when it leads, or when it is an info; 0 when only signs speak of it."""
 
     def __post_init__(self) -> None:
         if self.role not in ROLES:

@@ -1,21 +1,35 @@
 """Ranking causes by all the evidence at hand, in a way that can be shown.
 
-Each cause starts at the same prior log-odds; every sign whose condition is true adds its weight.
-Confidence is the logistic of the sum. The arithmetic is kept, so that a person can check it.
+Each cause starts at the same prior log-odds; every sign whose condition is true adds its weight, and so
+do the clues found in the log, in the command and in a person's words. Confidence is the logistic of the
+sum. The arithmetic is kept, so that a person can check it.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from wizard.core.clue import PLACES
 from wizard.core.expr import Env, Expression, Term
 from wizard.core.flow import Cause, FlowBook, Sign
+from wizard.core.logtext import Signature
 from wizard.core.reading import Snapshot, Value
+from wizard.core.versions import within
 
 PRIOR = -3.0
 """Log-odds of a cause before any evidence: about 5 %. One strong sign (3) makes it even."""
+
+PRIOR_TOLD = -1.0
+"""Log-odds when a person says that something is wrong: some cause must be the right one then."""
+
+DAMPING = 0.5
+"""Words of one text depend on each other: the strongest counts whole, the next a half, and so on."""
+
+LEAD_THAT_FOLLOWS = 1 / 3
+"""Share of its weight that a failure keeps when another one stood before it in the log."""
 
 SUPPORTED = 0.5
 """A cause is named when it is at least as likely as not."""
@@ -33,7 +47,8 @@ class Evidence:
     says: str
     weight: float
     readings: tuple[tuple[str, Value], ...]
-    sign: Sign
+    sign: Sign | None = None
+    """The sign of the cause's own; None for a clue or a signature."""
 
     def to_json(self) -> list[dict[str, Any]]:
         """One entry a reading (the stable JSON of DESIGN.md), or one without any."""
@@ -53,6 +68,7 @@ class Hypothesis:
     against: tuple[Evidence, ...]
     unknown: tuple[str, ...]
     """Readings that would say more, if there were any."""
+    prior: float = PRIOR
 
     @property
     def status(self) -> Status:
@@ -64,15 +80,26 @@ class Hypothesis:
 
     def arithmetic(self) -> str:
         """``-3 + 4 + 2 = 3, so 95 %``."""
-        parts = [f"{PRIOR:g}"]
+        parts = [f"{self.prior:g}"]
         for item in (*self.supporting, *self.against):
             parts.append(f"{'+' if item.weight >= 0 else '-'} {abs(item.weight):g}")
-        total = PRIOR + sum(e.weight for e in (*self.supporting, *self.against))
+        total = round(self.prior + sum(e.weight for e in (*self.supporting, *self.against)), 2)
         return f"{' '.join(parts)} = {total:g}, so {self.confidence:.0%}"
 
 
-def judge(cause: Cause, env: Env) -> Hypothesis:
-    """Weigh one cause."""
+@dataclass(frozen=True)
+class Found:
+    """A clue or a signature that was found: how it bears on causes, before damping."""
+
+    place: str
+    cause: str
+    weight: float
+    says: str
+    readings: tuple[tuple[str, Value], ...]
+
+
+def judge(cause: Cause, env: Env, found: Sequence[Found] = (), prior: float = PRIOR) -> Hypothesis:
+    """Weigh one cause; ``found`` is what ``look`` saw."""
     supporting: list[Evidence] = []
     against: list[Evidence] = []
     unknown: list[str] = []
@@ -83,14 +110,76 @@ def judge(cause: Cause, env: Env) -> Hypothesis:
         elif outcome.truth:
             item = Evidence(sign.says.render(env), sign.weight, _readings(outcome.terms), sign)
             (supporting if sign.weight > 0 else against).append(item)
-    total = PRIOR + sum(e.weight for e in (*supporting, *against))
+    for item in _damped([f for f in found if f.cause == cause.id]):
+        (supporting if item.weight > 0 else against).append(item)
+    total = prior + sum(e.weight for e in (*supporting, *against))
     return Hypothesis(
         cause,
         1.0 / (1.0 + math.exp(-max(-50.0, min(50.0, total)))),
         tuple(supporting),
         tuple(against),
         tuple(dict.fromkeys(unknown)),
+        prior,
     )
+
+
+def look(book: FlowBook, env: Env) -> tuple[Found, ...]:
+    """Every clue and every weighted signature that the readings name, by cause."""
+    version = _text(env, "server.version")
+    return (*_signatures(book.signatures, env, version), *_clues(book, env, version))
+
+
+def _signatures(signatures: Iterable[Signature], env: Env, version: str) -> Iterable[Found]:
+    there, lead, error = env("log.signatures"), env("log.signature"), env("log.error")
+    ids = there.x if there is not None and isinstance(there.x, tuple) else ()
+    for signature in signatures:
+        if not signature.cause or not signature.weight or signature.id not in ids:
+            continue
+        if not within(version, signature.versions):
+            continue
+        if lead is not None and lead.x == signature.id:
+            readings = (("log.signature", lead), *((("log.error", error),) if error else ()))
+            says = f"the log leads with: {error.x if error else signature.id}"
+            yield Found("log", signature.cause, signature.weight, says, readings)
+        elif signature.role != "victim" and there is not None:
+            share = LEAD_THAT_FOLLOWS if signature.role == "lead" else 1.0
+            says = f"the log also has: {signature.note or signature.id.replace('_', ' ')}"
+            yield Found("log", signature.cause, signature.weight * share, says, (("log.signatures", there),))
+
+
+def _clues(book: FlowBook, env: Env, version: str) -> Iterable[Found]:
+    known = {clue.id: clue for clue in book.clues}
+    for place in PLACES:
+        ids, quotes = env(f"{place}.clues"), env(f"{place}.quotes")
+        if ids is None or not isinstance(ids.x, tuple):
+            continue
+        said = quotes.x if quotes is not None and isinstance(quotes.x, tuple) else ()
+        for index, name in enumerate(ids.x):
+            clue = known.get(name)
+            if clue is None or not within(version, clue.versions):
+                continue
+            quote = said[index] if index < len(said) else name
+            reading = Value(quote, ids.trust, ids.source)
+            says = f'{clue.says} ("{quote}")' if clue.says else f'the {place} says "{quote}"'
+            for cause, weight in clue.weights.items():
+                yield Found(place, cause, weight, says, ((f"{place}.clues", reading),))
+
+
+def _damped(found: Sequence[Found]) -> Iterable[Evidence]:
+    """What was found in one place, for or against: the strongest whole, each next at half of the one before."""
+    for place in PLACES:
+        for positive in (True, False):
+            same = [f for f in found if f.place == place and (f.weight > 0) == positive]
+            same.sort(key=lambda f: -abs(f.weight))
+            for index, item in enumerate(same):
+                weight = round(item.weight * DAMPING**index, 2)
+                if weight:
+                    yield Evidence(item.says, weight, item.readings)
+
+
+def _text(env: Env, name: str) -> str:
+    value = env(name)
+    return str(value.x) if value is not None else ""
 
 
 def rank(book: FlowBook, env: Env) -> tuple[Hypothesis, ...]:
@@ -100,7 +189,13 @@ def rank(book: FlowBook, env: Env) -> tuple[Hypothesis, ...]:
         strongest = max((e.weight for e in h.supporting), default=0.0)
         return (-round(h.confidence, 6), -strongest, h.cause.id)
 
-    return tuple(sorted((judge(c, env) for c in book.causes.values()), key=key))
+    found = look(book, env)
+    prior = PRIOR if env("symptom.clues") is None else PRIOR_TOLD
+    by_cause: dict[str, list[Found]] = {}
+    for item in found:
+        by_cause.setdefault(item.cause, []).append(item)
+    judged = (judge(c, env, by_cause.get(c.id, ()), prior) for c in book.causes.values())
+    return tuple(sorted(judged, key=key))
 
 
 def named(hypotheses: tuple[Hypothesis, ...]) -> tuple[Hypothesis, ...]:

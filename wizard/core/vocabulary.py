@@ -136,6 +136,14 @@ log.avail_after_load_gb | GiB | free on the card after weights were loaded | log
 log.needed_fraction | ratio | the fraction SGLang says must be exceeded | log
 log.port_taken | port | port in the bind error | log
 log.window_s | s | span of log lines that the counts were taken over | log
+log.clues | words | clues found in the log's own words, by id | log
+log.quotes | words | what matched, one for each of log.clues | log
+symptom.clues | words | clues found in the symptom that a person told, by id | told
+symptom.quotes | words | what matched, one for each of symptom.clues | told
+command.clues | words | clues found in the launch command, by id | told
+command.quotes | words | what matched, one for each of command.clues | told
+hardware.clues | words | clues found in the hardware that a person told, by id | told
+hardware.quotes | words | what matched, one for each of hardware.clues | told
 """
 
 VOCABULARY: dict[str, Reading] = {}
@@ -145,4 +153,4 @@ for _line in _TABLE.strip().splitlines():
 
 PREFERENCE: dict[str, tuple[str, ...]] = {r.name: r.probes for r in VOCABULARY.values()}
 
-PROBES = ("gpu", "host", "port", "process", "http", "sglang", "metrics", "log")
+PROBES = ("gpu", "host", "port", "process", "http", "sglang", "metrics", "log", "told")

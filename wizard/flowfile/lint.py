@@ -13,6 +13,7 @@ from functools import lru_cache
 from wizard.core.expr import Expression, Template
 from wizard.core.flow import Cause, Change, Flow, FlowBook, Mark, Node, Remedy
 from wizard.core.vocabulary import PROBES, VOCABULARY
+from wizard.flowfile.cause_ids import KNOWN_CAUSES
 from wizard.flowfile.source import Problem, nearest
 
 
@@ -114,7 +115,12 @@ def _cycle(flow: Flow) -> list[str]:
 def _cause(cause: Cause, book: FlowBook) -> Iterator[Problem]:
     if cause.id not in KNOWN_CAUSES:
         yield Problem(cause.mark, f'"{cause.id}" is no cause id{nearest(cause.id, KNOWN_CAUSES)}')
-    if not any(s.weight > 0 for s in cause.signs):
+    spoken_for = (
+        any(s.weight > 0 for s in cause.signs)
+        or any(c.weights.get(cause.id, 0) > 0 for c in book.clues)
+        or any(s.cause == cause.id and s.weight > 0 for s in book.signatures)
+    )
+    if not spoken_for:
         yield Problem(cause.mark, f'cause "{cause.id}" has no sign that speaks for it')
     for sign in cause.signs:
         yield from _names(sign.when, sign.mark)
@@ -193,76 +199,3 @@ def _unused(book: FlowBook) -> Iterator[Problem]:
     for remedy in book.remedies.values():
         if remedy.id not in used:
             yield Problem(remedy.mark, f'remedy "{remedy.id}" belongs to no cause')
-
-
-KNOWN_CAUSES: frozenset[str] = frozenset(
-    [
-        "gpu_oom_load",
-        "gpu_oom_runtime",
-        "gpu_oom_cuda_graph",
-        "multimodal_oom",
-        "mem_fraction_too_low",
-        "kv_cache_exhausted",
-        "kv_cache_leak",
-        "cpu_oom",
-        "shm_size",
-        "gpu_memory_held_by_other_process",
-        "unbalanced_gpu_memory",
-        "throughput_low",
-        "ttft_high",
-        "itl_high",
-        "long_queue",
-        "gpu_util_low",
-        "cpu_bottleneck",
-        "cuda_graph_disabled",
-        "model_not_found",
-        "hf_download_failure",
-        "gated_repo",
-        "tokenizer_failure",
-        "unsupported_architecture",
-        "quantization_mismatch",
-        "slow_load",
-        "cuda_device_assert",
-        "illegal_memory_access",
-        "cuda_driver_mismatch",
-        "no_kernel_image",
-        "attention_backend_unsupported",
-        "cuda_graph_capture_failed",
-        "jit_compile_failure",
-        "triton_error",
-        "nccl_error",
-        "custom_all_reduce_failure",
-        "dependency_mismatch",
-        "module_not_found",
-        "python_version",
-        "glibc_mismatch",
-        "port_in_use",
-        "dist_port_conflict",
-        "permission_denied",
-        "request_timeout",
-        "server_hang",
-        "process_killed",
-        "health_check_failing",
-        "request_aborted",
-        "input_too_long",
-        "output_truncated",
-        "output_garbage",
-        "sampling_params",
-        "bad_request",
-        "structured_output",
-        "tool_call_parser",
-        "reasoning_parser",
-        "chat_template",
-        "streaming",
-        "multinode_init",
-        "topology",
-        "tp_not_divisible",
-        "speculative_misconfig",
-        "lora_misconfig",
-        "pd_disaggregation",
-        "router_gateway",
-        "metrics_missing",
-        "bad_cli_args",
-    ]
-)
-"""The stable cause ids (DESIGN.md: tests outside the project rely on them)."""

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from wizard.core.clue import PLACES, Clue
 from wizard.core.expr import parse_template
 from wizard.core.flow import Branch, Cause, Change, Flow, FlowBook, Mark, Node, Remedy, Sign
 from wizard.core.logtext import Signature
 from wizard.core.measurement import METRICS
 from wizard.core.plan import Direction, VerifyGoal
+from wizard.core.versions import parts_of
+from wizard.flowfile.cause_ids import KNOWN_CAUSES
 from wizard.flowfile.source import Doc, FlowFileError, Problem, nearest, read
 
 TOP_KEYS = (
@@ -24,6 +27,7 @@ TOP_KEYS = (
     "causes",
     "remedies",
     "signatures",
+    "clues",
 )
 NODE_KEYS = ("ask", "help", "probes", "show", "branches", "unknown", "cause", "flow", "end")
 BRANCH_KEYS = ("to", "when", "otherwise", "label")
@@ -45,7 +49,8 @@ REMEDY_KEYS = (
 )
 CHANGE_KEYS = ("to", "step", "low", "high", "direction", "why", "value")
 VERIFY_KEYS = ("reading", "better_by", "direction", "watch")
-SIGNATURE_KEYS = ("id", "pattern", "role", "phase", "cause", "versions", "note")
+SIGNATURE_KEYS = ("id", "pattern", "role", "phase", "cause", "versions", "note", "weight")
+CLUE_KEYS = ("id", "where", "pattern", "for", "says", "unless", "versions")
 
 DEFAULT_ROLLBACK = "The old command is started again."
 
@@ -56,6 +61,7 @@ class _Book:
         self.causes: dict[str, Cause] = {}
         self.remedies: dict[str, Remedy] = {}
         self.signatures: dict[str, Signature] = {}
+        self.clues: dict[str, Clue] = {}
 
 
 def flow_files(directory: Path) -> list[Path]:
@@ -79,7 +85,9 @@ def parse_book(directory: Path) -> tuple[FlowBook, list[Problem]]:
         root = read(path, f"{directory.name}/{path.name}", problems)
         if root is not None:
             _file(root, book)
-    built = FlowBook(book.flows, book.causes, book.remedies, tuple(book.signatures.values()))
+    # noise first: a line that healthy servers print too must never reach a pattern that accuses
+    signatures = sorted(book.signatures.values(), key=lambda s: s.role != "noise")
+    built = FlowBook(book.flows, book.causes, book.remedies, tuple(signatures), tuple(book.clues.values()))
     return built, problems
 
 
@@ -110,6 +118,9 @@ def _file(root: Doc, book: _Book) -> None:
     if "signatures" in top:
         for doc in top["signatures"].elements("signatures"):
             _signature(doc, book)
+    if "clues" in top:
+        for doc in top["clues"].elements("clues"):
+            _clue(doc, book)
     if "flow" in top:
         for needed in ("title", "summary", "family", "start", "nodes"):
             if needed not in top:
@@ -194,7 +205,7 @@ def _branch(doc: Doc) -> Branch:
 
 
 def _cause(name: str, doc: Doc) -> Cause:
-    fields = doc.fields(f"cause {name}", CAUSE_KEYS, ("title", "family", "why", "see", "signs"))
+    fields = doc.fields(f"cause {name}", CAUSE_KEYS, ("title", "family", "why", "see"))
     signs = tuple(_sign(d) for d in (fields["signs"].elements("signs") if "signs" in fields else ()))
     return Cause(
         id=name,
@@ -316,6 +327,38 @@ def _signature(doc: Doc, book: _Book) -> None:
             cause=fields["cause"].text() if "cause" in fields else "",
             versions=fields["versions"].text() if "versions" in fields else "",
             note=fields["note"].text() if "note" in fields else "",
+            weight=fields["weight"].number() if "weight" in fields else 0.0,
         )
+    except ValueError as error:
+        fields["pattern"].wrong(str(error))
+
+
+def _clue(doc: Doc, book: _Book) -> None:
+    fields = doc.fields("a clue", CLUE_KEYS, ("id", "where", "pattern", "for"))
+    if not {"id", "where", "pattern", "for"} <= fields.keys():
+        return
+    name = fields["id"].text()
+    if name in book.clues:
+        fields["id"].wrong(f'clue "{name}" is defined twice')
+    where = fields["where"]
+    places = where.words("where") if where.is_list else (where.text(),)
+    weights = {cause: value.number() for cause, _, value in fields["for"].items("for")}
+    for cause, key, _ in fields["for"].items("for"):
+        if cause not in KNOWN_CAUSES:
+            key.wrong(f'"{cause}" is no cause id{nearest(cause, KNOWN_CAUSES)}')
+    for cause, weight in weights.items():
+        if weight == 0 or abs(weight) > 10:
+            fields["for"].wrong(f"the weight for {cause} is between -10 and 10, and not 0")
+    try:
+        book.clues[name] = Clue(
+            id=name,
+            places=PLACES if places == ("any",) else places,
+            pattern=fields["pattern"].text(),
+            weights=weights,
+            says=fields["says"].text() if "says" in fields else "",
+            unless=fields["unless"].text() if "unless" in fields else "",
+            versions=fields["versions"].text() if "versions" in fields else "",
+        )
+        parts_of(book.clues[name].versions)
     except ValueError as error:
         fields["pattern"].wrong(str(error))

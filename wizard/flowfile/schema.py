@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
+from wizard.core.clue import PLACES
 from wizard.core.measurement import METRICS
 from wizard.core.vocabulary import PROBES, VOCABULARY
-from wizard.flowfile.lint import KNOWN_CAUSES
+from wizard.flowfile.cause_ids import KNOWN_CAUSES
 
 
 def schema() -> dict[str, Any]:
@@ -48,11 +49,11 @@ def schema() -> dict[str, Any]:
             "family": text,
             "why": text,
             "see": text,
-            "signs": {"type": "array", "items": sign, "minItems": 1},
+            "signs": {"type": "array", "items": sign},
             "remedies": words,
             "source": text,
         },
-        ["title", "family", "why", "see", "signs"],
+        ["title", "family", "why", "see"],
     )
     change = record(
         {
@@ -106,8 +107,26 @@ def schema() -> dict[str, Any]:
             "cause": {"enum": sorted(KNOWN_CAUSES)},
             "versions": text,
             "note": text,
+            "weight": {"type": "number"},
         },
         ["id", "pattern", "role"],
+    )
+    place = {"enum": [*PLACES, "any"]}
+    clue = record(
+        {
+            "id": text,
+            "where": {"anyOf": [place, {"type": "array", "items": place, "minItems": 1}]},
+            "pattern": text,
+            "for": {
+                "type": "object",
+                "propertyNames": {"enum": sorted(KNOWN_CAUSES)},
+                "additionalProperties": {"type": "number"},
+            },
+            "says": text,
+            "unless": text,
+            "versions": text,
+        },
+        ["id", "where", "pattern", "for"],
     )
     top = record(
         {
@@ -127,6 +146,7 @@ def schema() -> dict[str, Any]:
             },
             "remedies": {"type": "object", "additionalProperties": remedy},
             "signatures": {"type": "array", "items": signature},
+            "clues": {"type": "array", "items": clue},
         },
         [],
     )

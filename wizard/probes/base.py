@@ -14,6 +14,7 @@ from dataclasses import dataclass, field, replace
 from importlib import import_module
 from typing import Protocol, TypeVar
 
+from wizard.core.clue import Clue
 from wizard.core.logtext import Signature
 from wizard.core.reading import Outcome, ProbeResult, Snapshot
 from wizard.core.target import Target
@@ -39,6 +40,7 @@ class ProbeContext:
     target: Target
     window_s: float = 2.0
     signatures: tuple[Signature, ...] = ()
+    clues: tuple[Clue, ...] = ()
     now: Callable[[], float] = time.time
     previous: Snapshot = field(default_factory=Snapshot)
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable
+from dataclasses import replace
 
+from wizard.core.clue import search
 from wizard.core.logstory import Batch, Story
 from wizard.core.logtext import in_order_of_weight, leading
 from wizard.core.reading import Outcome, ProbeResult, Trust, Value
@@ -171,4 +173,11 @@ def examine(ctx: ProbeContext) -> ProbeResult:
         raise Unavailable(f"the log {path} cannot be read: {why}", "give --log FILE") from None
     if view.size == 0:
         raise NoData(f"the log {path} is empty")
-    return readings_of(view, path, ctx.now() if live else None)
+    result = readings_of(view, path, ctx.now() if live else None)
+    ids, quotes = search(ctx.clues, "log", view.story.digest)
+    source = os.path.basename(path)
+    found = {
+        "log.clues": Value(ids, source=source),
+        "log.quotes": Value(tuple(clean(redact_text(q)) for q in quotes), source=source),
+    }
+    return replace(result, values={**result.values, **found})

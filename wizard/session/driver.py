@@ -133,6 +133,7 @@ class Driver:
             target=target,
             window_s=self.window_s if window_s is None else window_s,
             signatures=self.book.signatures,
+            clues=self.book.clues,
             now=time.time,
             previous=self.state.snapshot,
         )

@@ -1,0 +1,74 @@
+"""Clues: what words of a person, a command, a hardware list or a log say about causes.
+
+Signatures name what one log line says; a clue may look at a whole text, and may speak for one cause and
+against its neighbour. Both are data of ``flows/``.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+
+PLACES = ("symptom", "log", "command", "hardware")
+
+TEXT_CAP = 32_000
+"""Characters of a text that clues see: bounds the time of all patterns together."""
+
+QUOTE_CHARS = 80
+
+
+@dataclass(frozen=True)
+class Clue:
+    """A pattern over a text, and the log-odds it adds to causes (negative: takes).
+
+    ``unless``: a pattern that, found in the same text, silences the clue. ``versions``: a span such as
+    ``>=0.5.10``; outside of it the clue says nothing. Raises ValueError for a pattern that does not
+    compile, or a place that is none.
+    """
+
+    id: str
+    places: tuple[str, ...]
+    pattern: str
+    weights: Mapping[str, float]
+    says: str = ""
+    unless: str = ""
+    versions: str = ""
+
+    def __post_init__(self) -> None:
+        for place in self.places:
+            if place not in PLACES:
+                raise ValueError(f'"{place}" is no place of a clue: {", ".join(PLACES)}, or any')
+        for pattern in (self.pattern, self.unless):
+            try:
+                re.compile(pattern, re.I | re.S)
+            except re.error as error:
+                raise ValueError(f"the pattern does not compile: {error}") from None
+
+    @cached_property
+    def _regex(self) -> re.Pattern[str]:
+        return re.compile(self.pattern, re.I | re.S)
+
+    @cached_property
+    def _silencer(self) -> re.Pattern[str] | None:
+        return re.compile(self.unless, re.I | re.S) if self.unless else None
+
+    def find(self, text: str) -> str | None:
+        """The words that matched, on one line and short; None when nothing did."""
+        match = self._regex.search(text)
+        if match is None or (self._silencer is not None and self._silencer.search(text)):
+            return None
+        return " ".join(match[0].split())[:QUOTE_CHARS]
+
+
+def search(clues: Iterable[Clue], place: str, text: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Ids of the clues that a text holds, and beside each the words that matched.
+
+    Line breaks count in a log; elsewhere any white space is one blank, as people wrap as they like.
+    """
+    text = text[:TEXT_CAP]
+    if place != "log":
+        text = " ".join(text.split())
+    found = [(c.id, quote) for c in clues if place in c.places and (quote := c.find(text)) is not None]
+    return tuple(i for i, _ in found), tuple(q for _, q in found)
