@@ -65,7 +65,7 @@ async def fix(args: argparse.Namespace, driver: Driver | None = None, target: Ta
             known = ", ".join(o.remedy.id for o in state.offers or ()) or "none"
             raise CliError(f"{state.cause_id} has no remedy {args.remedy}; it has {known}", Exit.USAGE)
         state = await driver.dispatch(OfferChosen(index))
-    return await _apply(args, driver, state)
+    return await apply_offer(args, driver, state)
 
 
 async def _forced(driver: Driver, args: argparse.Namespace) -> SessionState:
@@ -120,7 +120,10 @@ def _document(state: SessionState, plan: Plan | None, verdict: str) -> dict[str,
     }
 
 
-async def _apply(args: argparse.Namespace, driver: Driver, state: SessionState) -> int:
+async def apply_offer(
+    args: argparse.Namespace, driver: Driver, state: SessionState, more: dict[str, Any] | None = None
+) -> int:
+    """Agree on the chosen offer, apply it, measure, and report; ``more`` goes into the JSON document."""
     offer = state.offer
     cause = next((h for h in state.hypotheses if h.cause.id == state.cause_id), None)
     if not args.json and cause is not None:
@@ -138,7 +141,7 @@ async def _apply(args: argparse.Namespace, driver: Driver, state: SessionState) 
         why_not = "You did not agree: nothing was changed."
     if why_not is not None:
         if args.json:
-            put_json(_document(replace(state, note=why_not), offer.plan, "cannot_tell"))
+            put_json({**_document(replace(state, note=why_not), offer.plan, "cannot_tell"), **(more or {})})
         say(why_not)
         return Exit.FOUND
     try:
@@ -148,7 +151,7 @@ async def _apply(args: argparse.Namespace, driver: Driver, state: SessionState) 
         raise
     if state.run is None:
         raise CliError(state.note or "the runner did not start", Exit.FOUND)
-    return report_end(args, driver, state.run)
+    return report_end(args, driver, state.run, more)
 
 
 def still_running(driver: Driver) -> str:
@@ -229,7 +232,9 @@ def describe_load(consent: Consent, workload: Workload | None, state: SessionSta
     return "nothing is sent; being ready is what is verified"
 
 
-def report_end(args: argparse.Namespace, driver: Driver, run: RunState) -> int:
+def report_end(
+    args: argparse.Namespace, driver: Driver, run: RunState, more: dict[str, Any] | None = None
+) -> int:
     """Print how it ended, and the exit code that says the same."""
     from wizard.runner.report import report, to_document, write_report
 
@@ -237,7 +242,7 @@ def report_end(args: argparse.Namespace, driver: Driver, run: RunState) -> int:
     assert path is not None
     written = write_report(path)
     if args.json:
-        put_json({**to_document(path), "report": str(written) if written else None})
+        put_json({**to_document(path), "report": str(written) if written else None, **(more or {})})
     else:
         put("\n" + "\n".join(ending_lines(run)))
         if written:

@@ -83,29 +83,20 @@ def build_parser() -> argparse.ArgumentParser:
     fix = commands.add_parser(
         "fix", parents=both, help="diagnose, apply the remedy, measure, keep or roll back"
     )
-    fix.add_argument("--window", type=float, default=2.0, metavar="S", help="seconds to watch the metrics")
     fix.add_argument("--cause", metavar="ID", help="treat this cause")
-    fix.add_argument("--remedy", metavar="ID", help="take this remedy of it")
-    fix.add_argument(
-        "--set", action="append", default=[], metavar="FLAG=VALUE", help="apply your own change instead"
+    _change_options(fix)
+
+    tune = commands.add_parser(
+        "tune", parents=both, help="a checklist read off the live server; apply what is missing, measured"
     )
-    fix.add_argument("--unset", action="append", default=[], metavar="FLAG", help="drop a flag instead")
-    fix.add_argument("--yes", action="store_true", help="agree to the plan, its restart and its load test")
-    fix.add_argument("--dry-run", action="store_true", help="show the plan, change nothing")
-    fix.add_argument("--passive", action="store_true", help="judge by the live traffic; send nothing")
-    fix.add_argument("--no-load-test", action="store_true", help="apply without measuring")
-    fix.add_argument(
-        "--drain", type=float, default=60.0, metavar="S", help="let running requests end for so long"
+    tune.add_argument("goal", metavar="GOAL", help="throughput, latency, memory or stability")
+    _change_options(tune)
+
+    reference = commands.add_parser(
+        "reference", parents=both, help="a launch command for a kind of use, right for a version and a card"
     )
-    fix.add_argument("--no-escalate", action="store_true", help="never kill what does not stop by itself")
-    fix.add_argument("--ready-limit", type=float, default=900.0, metavar="S", help="longest wait for ready")
-    load = fix.add_argument_group("load test (default: like the load it sees)")
-    load.add_argument("--clients", type=int, metavar="N")
-    load.add_argument("--input-tokens", type=int, metavar="N")
-    load.add_argument("--output-tokens", type=int, metavar="N")
-    load.add_argument("--windows", type=int, metavar="N")
-    load.add_argument("--window-s", type=float, metavar="S")
-    load.add_argument("--warmup-s", type=float, metavar="S", help="left out of the measurement")
+    reference.add_argument("name", nargs="?", metavar="NAME", help="default: list them")
+    reference.add_argument("--model", default="", help="the model path to put in")
 
     probe = commands.add_parser("probe", parents=both, help="show what the probes see")
     probe.add_argument("names", nargs="*", metavar="NAME", help="gpu host port process http sglang metrics log")
@@ -143,10 +134,38 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _change_options(parser: argparse.ArgumentParser) -> None:
+    """What a command takes that may change a server."""
+    parser.add_argument("--window", type=float, default=2.0, metavar="S", help="seconds to watch the metrics")
+    parser.add_argument("--remedy", metavar="ID", help="take this remedy of it")
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="FLAG=VALUE", help="apply your own change instead"
+    )
+    parser.add_argument("--unset", action="append", default=[], metavar="FLAG", help="drop a flag instead")
+    parser.add_argument("--yes", action="store_true", help="agree to the plan, its restart and its load test")
+    parser.add_argument("--dry-run", action="store_true", help="show the plan, change nothing")
+    parser.add_argument("--passive", action="store_true", help="judge by the live traffic; send nothing")
+    parser.add_argument("--no-load-test", action="store_true", help="apply without measuring")
+    parser.add_argument(
+        "--drain", type=float, default=60.0, metavar="S", help="let running requests end for so long"
+    )
+    parser.add_argument("--no-escalate", action="store_true", help="never kill what does not stop by itself")
+    parser.add_argument("--ready-limit", type=float, default=900.0, metavar="S", help="longest wait for ready")
+    load = parser.add_argument_group("load test (default: like the load it sees)")
+    load.add_argument("--clients", type=int, metavar="N")
+    load.add_argument("--input-tokens", type=int, metavar="N")
+    load.add_argument("--output-tokens", type=int, metavar="N")
+    load.add_argument("--windows", type=int, metavar="N")
+    load.add_argument("--window-s", type=float, metavar="S")
+    load.add_argument("--warmup-s", type=float, metavar="S", help="left out of the measurement")
+
+
 _MODULES = {
     "demo": "wizard.cli.demo",
     "check": "wizard.cli.check",
     "fix": "wizard.cli.fix",
+    "tune": "wizard.cli.tune",
+    "reference": "wizard.cli.reference",
     "probe": "wizard.cli.probe",
     "flows": "wizard.cli.flows",
     "sessions": "wizard.cli.sessions",

@@ -8,12 +8,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from wizard.core.clue import Clue
 from wizard.core.expr import Env, Expression, Template, Truth
 from wizard.core.logtext import Signature
 from wizard.core.plan import VerifyGoal
+
+if TYPE_CHECKING:
+    from wizard.core.checklist import Goal
+    from wizard.core.reference import Reference
 
 
 @dataclass(frozen=True)
@@ -161,6 +165,15 @@ class FlowBook:
     remedies: Mapping[str, Remedy] = field(default_factory=dict)
     signatures: tuple[Signature, ...] = ()
     clues: tuple[Clue, ...] = ()
+    goals: Mapping[str, Goal] = field(default_factory=dict)
+    references: Mapping[str, Reference] = field(default_factory=dict)
+
+    def cause(self, cause_id: str, env: Env) -> Cause | None:
+        """What is to be solved: a cause of trouble, or a goal of tuning as it stands here."""
+        for goal in self.goals.values():
+            if goal.cause_id == cause_id:
+                return goal.as_cause(env)
+        return self.causes.get(cause_id)
 
     def ordered_flows(self) -> tuple[Flow, ...]:
         return tuple(sorted(self.flows.values(), key=lambda f: (f.order, f.id)))

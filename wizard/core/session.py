@@ -243,7 +243,7 @@ def current_node(state: SessionState, book: FlowBook) -> Node | None:
 
 
 def current_cause(state: SessionState, book: FlowBook) -> Cause | None:
-    return book.causes.get(state.cause_id or "")
+    return book.cause(state.cause_id or "", state.snapshot.get)
 
 
 def current_suggestion(state: SessionState, book: FlowBook) -> Suggestion | None:
@@ -349,7 +349,7 @@ def _enter_node(state: SessionState, flow: Flow, node_id: str, book: FlowBook) -
 
 
 def _reach_cause(state: SessionState, cause_id: str, book: FlowBook) -> Result:
-    cause = book.causes.get(cause_id)
+    cause = book.cause(cause_id, state.snapshot.get)
     if cause is None:
         return replace(state, note=f"There is no cause named {cause_id}."), ()
     state = replace(state, step=Step.SOLVE, cause_id=cause_id, offers=None, offer_index=0, run=None, note="")

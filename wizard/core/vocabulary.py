@@ -88,6 +88,16 @@ server.schedule_conservativeness | ratio | admission pessimism factor | sglang
 server.disable_radix_cache | bool | prefix cache switched off | sglang
 server.cuda_graph_disabled | bool | decode CUDA graphs switched off | sglang
 server.metrics_enabled | bool | started with --enable-metrics | sglang, metrics
+server.quantization | text | how the weights are quantized, "none" when not asked for | sglang
+server.kv_cache_dtype | text | type of the KV cache, as configured | sglang
+server.attention_backend | text | attention backend, "none" when left to SGLang | sglang
+server.speculative_algorithm | text | speculative decoding, "none" when off | sglang
+server.enable_torch_compile | bool | torch.compile switched on | sglang
+server.enable_mixed_chunk | bool | prefill chunks and decode in one batch | sglang
+server.watchdog_timeout | s | the scheduler's watchdog | sglang
+server.log_level | text | log level | sglang
+server.dp_size | ranks | data parallel size | sglang
+server.tokenizer_worker_num | processes | tokenizer processes | sglang
 server.command_known | bool | the launch command is known, so that it can be started again | sglang
 kv.capacity_tokens | tokens | size of the KV pool | metrics, sglang, log
 kv.pool_gb | GiB | memory of the KV pool | metrics, sglang, log

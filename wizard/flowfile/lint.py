@@ -10,8 +10,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from functools import lru_cache
 
+from wizard.core.checklist import Goal
 from wizard.core.expr import Expression, Template
 from wizard.core.flow import Cause, Change, Flow, FlowBook, Mark, Node, Remedy
+from wizard.core.reference import Reference
 from wizard.core.vocabulary import PROBES, VOCABULARY
 from wizard.flowfile.cause_ids import KNOWN_CAUSES
 from wizard.flowfile.source import Problem, nearest
@@ -26,6 +28,10 @@ def lint(book: FlowBook) -> list[Problem]:
         problems.extend(_cause(cause, book))
     for remedy in book.remedies.values():
         problems.extend(_remedy(remedy))
+    for goal in book.goals.values():
+        problems.extend(_goal(goal, book))
+    for reference in book.references.values():
+        problems.extend(_reference(reference))
     problems.extend(_unused(book))
     for signature in book.signatures:
         if signature.cause and signature.cause not in book.causes and signature.cause not in KNOWN_CAUSES:
@@ -181,6 +187,29 @@ def _change(change: Change, remedy: Remedy) -> Iterator[Problem]:
             yield Problem(change.mark, "step must be above 0")
 
 
+def _goal(goal: Goal, book: FlowBook) -> Iterator[Problem]:
+    for box in goal.boxes:
+        for name in filter(None, (box.remedy, *(s.remedy for s in box.states))):
+            if name not in book.remedies:
+                yield Problem(box.mark, f'unknown remedy "{name}"{nearest(name, book.remedies)}')
+        if box.remedy and not any(s.status in ("not_done", "harmful") for s in box.states):
+            yield Problem(box.mark, f'box "{box.id}" has a remedy, but no state that wants it')
+        for state in box.states:
+            yield from _names(state.when, state.mark)
+            yield from _names(state.says, state.mark, template=True)
+
+
+def _reference(reference: Reference) -> Iterator[Problem]:
+    for setting in reference.settings:
+        if not _flag_exists(setting.name):
+            message = f'no catalogued SGLang has a flag "{setting.name}"{nearest(setting.name, _flag_names())}'
+            yield Problem(setting.mark, message)
+        for choice in setting.choices:
+            yield from _names(choice.when, choice.mark)
+            yield from _names(choice.why, choice.mark, template=True)
+            yield from _names(choice.value, choice.mark, template=True)
+
+
 @lru_cache(maxsize=1024)
 def _flag_exists(name: str) -> bool:
     from wizard.server.catalogue import catalogued_versions, for_version
@@ -196,6 +225,8 @@ def _flag_names() -> list[str]:
 
 def _unused(book: FlowBook) -> Iterator[Problem]:
     used = {r for cause in book.causes.values() for r in cause.remedies}
+    boxes = [box for goal in book.goals.values() for box in goal.boxes]
+    used |= {name for box in boxes for name in (box.remedy, *(s.remedy for s in box.states))}
     for remedy in book.remedies.values():
         if remedy.id not in used:
             yield Problem(remedy.mark, f'remedy "{remedy.id}" belongs to no cause')

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
+from wizard.core.checklist import Goal
 from wizard.core.clue import PLACES, Clue
 from wizard.core.expr import parse_template
 from wizard.core.flow import Branch, Cause, Change, Flow, FlowBook, Mark, Node, Remedy, Sign
 from wizard.core.logtext import Signature
 from wizard.core.measurement import METRICS
 from wizard.core.plan import Direction, VerifyGoal
+from wizard.core.reference import Reference
 from wizard.core.versions import parts_of
+from wizard.flowfile import goals
 from wizard.flowfile.cause_ids import KNOWN_CAUSES
 from wizard.flowfile.source import Doc, FlowFileError, Problem, nearest, read
 
@@ -28,6 +32,8 @@ TOP_KEYS = (
     "remedies",
     "signatures",
     "clues",
+    "goals",
+    "references",
 )
 NODE_KEYS = ("ask", "help", "probes", "show", "branches", "unknown", "cause", "flow", "end")
 BRANCH_KEYS = ("to", "when", "otherwise", "label")
@@ -62,6 +68,8 @@ class _Book:
         self.remedies: dict[str, Remedy] = {}
         self.signatures: dict[str, Signature] = {}
         self.clues: dict[str, Clue] = {}
+        self.goals: dict[str, Goal] = {}
+        self.references: dict[str, Reference] = {}
 
 
 def flow_files(directory: Path) -> list[Path]:
@@ -87,7 +95,15 @@ def parse_book(directory: Path) -> tuple[FlowBook, list[Problem]]:
             _file(root, book)
     # noise first: a line that healthy servers print too must never reach a pattern that accuses
     signatures = sorted(book.signatures.values(), key=lambda s: s.role != "noise")
-    built = FlowBook(book.flows, book.causes, book.remedies, tuple(signatures), tuple(book.clues.values()))
+    built = FlowBook(
+        book.flows,
+        book.causes,
+        book.remedies,
+        tuple(signatures),
+        tuple(book.clues.values()),
+        book.goals,
+        book.references,
+    )
     return built, problems
 
 
@@ -121,6 +137,14 @@ def _file(root: Doc, book: _Book) -> None:
     if "clues" in top:
         for doc in top["clues"].elements("clues"):
             _clue(doc, book)
+    if "goals" in top:
+        for name, key, doc in top["goals"].items("goals"):
+            _once(name, key, book.goals, "goal")
+            book.goals[name] = goals.goal(name, doc)
+    if "references" in top:
+        for name, key, doc in top["references"].items("references"):
+            _once(name, key, book.references, "reference")
+            book.references[name] = goals.reference(name, doc)
     if "flow" in top:
         for needed in ("title", "summary", "family", "start", "nodes"):
             if needed not in top:
@@ -132,7 +156,7 @@ def _file(root: Doc, book: _Book) -> None:
 
 
 def _once(
-    name: str, doc: Doc, known: dict[str, Flow] | dict[str, Cause] | dict[str, Remedy], what: str
+    name: str, doc: Doc, known: Mapping[str, Flow | Cause | Remedy | Goal | Reference], what: str
 ) -> None:
     if name in known:
         doc.wrong(f'{what} "{name}" is defined twice (first in {known[name].mark})')

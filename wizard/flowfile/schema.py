@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from wizard.core.checklist import STATUSES
 from wizard.core.clue import PLACES
 from wizard.core.measurement import METRICS
 from wizard.core.vocabulary import PROBES, VOCABULARY
@@ -128,6 +129,33 @@ def schema() -> dict[str, Any]:
         },
         ["id", "where", "pattern", "for"],
     )
+    arm = {"when": condition, "says": text, "remedy": text, "otherwise": {"const": True}}
+    state = record({"is": {"enum": list(STATUSES)}, **arm}, ["is", "says"])
+    box = record(
+        {
+            "id": text,
+            "title": text,
+            "states": {"type": "array", "items": state, "minItems": 1},
+            "unknown": text,
+            "remedy": text,
+            "folklore": text,
+            "source": text,
+        },
+        ["id", "title", "states", "unknown"],
+    )
+    goal = record(
+        {"title": text, "summary": text, "boxes": {"type": "array", "items": box, "minItems": 1}},
+        ["title", "summary", "boxes"],
+    )
+    choice = record({"value": scalar, "when": condition, "why": text}, ["why"])
+    setting = record(
+        {"name": text, "tutorial": scalar, "choices": {"type": "array", "items": choice, "minItems": 1}},
+        ["name", "choices"],
+    )
+    reference = record(
+        {"title": text, "summary": text, "model": text, "settings": {"type": "array", "items": setting}},
+        ["title", "summary", "model", "settings"],
+    )
     top = record(
         {
             "flow": text,
@@ -147,6 +175,8 @@ def schema() -> dict[str, Any]:
             "remedies": {"type": "object", "additionalProperties": remedy},
             "signatures": {"type": "array", "items": signature},
             "clues": {"type": "array", "items": clue},
+            "goals": {"type": "object", "additionalProperties": goal},
+            "references": {"type": "object", "additionalProperties": reference},
         },
         [],
     )

@@ -40,7 +40,21 @@ _PLAIN = {
     "server.port": "port",
     "server.status": "status",
     "server.version": "version",
+    "server.kv_cache_dtype": "kv_cache_dtype",
+    "server.enable_torch_compile": "enable_torch_compile",
+    "server.enable_mixed_chunk": "enable_mixed_chunk",
+    "server.watchdog_timeout": "watchdog_timeout",
+    "server.log_level": "log_level",
+    "server.dp_size": "dp_size",
+    "server.tokenizer_worker_num": "tokenizer_worker_num",
 }
+_OR_NONE = {
+    "server.quantization": "quantization",
+    "server.attention_backend": "attention_backend",
+    "server.speculative_algorithm": "speculative_algorithm",
+}
+"""Settings whose absence is an answer of its own: the word "none"."""
+
 _SET = {
     "server.max_running_requests_set": "max_running_requests",
     "server.max_total_tokens_set": "max_total_tokens",
@@ -50,6 +64,8 @@ _SWITCHES = {
     "server.disable_radix_cache": ("disable_radix_cache",),
     "server.cuda_graph_disabled": ("disable_decode_cuda_graph", "disable_cuda_graph"),
     "server.metrics_enabled": ("enable_metrics",),
+    "server.enable_torch_compile": ("enable_torch_compile",),
+    "server.enable_mixed_chunk": ("enable_mixed_chunk",),
 }
 _FROM_COMMAND: dict[str, tuple[str, type]] = {
     "server.mem_fraction_static": ("mem_fraction_static", float),
@@ -61,6 +77,11 @@ _FROM_COMMAND: dict[str, tuple[str, type]] = {
     "server.tp_size": ("tp_size", int),
     "server.port": ("port", int),
     "server.host": ("host", str),
+    "server.kv_cache_dtype": ("kv_cache_dtype", str),
+    "server.watchdog_timeout": ("watchdog_timeout", float),
+    "server.log_level": ("log_level", str),
+    "server.dp_size": ("dp_size", int),
+    "server.tokenizer_worker_num": ("tokenizer_worker_num", int),
 }
 
 
@@ -126,6 +147,8 @@ def from_command(command: CommandLine, target: Target) -> dict[str, Value]:
         if x is not None:
             values[reading] = Value(x, Trust.REPORTED, source)
     values.update(_set_values(command, source))
+    for reading, name in _OR_NONE.items():
+        values[reading] = Value(command.value(name) or "none", Trust.REPORTED, source)
     model = command.value("served_model_name") or command.value("model_path")
     if model:
         values["server.model"] = Value(model, Trust.REPORTED, source)
@@ -152,6 +175,7 @@ def from_story(story: Story, name: str) -> dict[str, Value]:
         x = settings.get(key)
         if isinstance(x, (bool, int, float, str)) and x != "":
             values[reading] = Value(x, Trust.REPORTED, source)
+    values.update(_or_none(settings, source))
     model = settings.get("served_model_name") or settings.get("model_path")
     if isinstance(model, str):
         values["server.model"] = Value(model, Trust.REPORTED, source)
@@ -179,6 +203,14 @@ def from_story(story: Story, name: str) -> dict[str, Value]:
             x, line = story.numbers[key]
             values[reading] = Value(int(x), Trust.REPORTED, f"{name}:{line}")
     return values
+
+
+def _or_none(settings: Mapping[str, Any], source: str) -> dict[str, Value]:
+    return {
+        reading: Value(str(settings[key] or "none"), Trust.REPORTED, source)
+        for reading, key in _OR_NONE.items()
+        if key in settings and isinstance(settings[key], (str, type(None)))
+    }
 
 
 def _set_values(command: CommandLine, source: str) -> dict[str, Value]:
@@ -237,6 +269,7 @@ def from_info(info: Mapping[str, Any]) -> dict[str, Value]:
 
     for reading, key in _PLAIN.items():
         put(reading, info.get(key))
+    values.update(_or_none(info, source))
     put("server.model", info.get("served_model_name") or info.get("model_path"))
     put("server.simulated", info.get("simulated"))
     put("server.metrics_enabled", info.get("enable_metrics"))

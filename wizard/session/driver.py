@@ -142,7 +142,8 @@ class Driver:
     async def _offers(self, cause_id: str) -> None:
         from wizard.session.planner import make_offers
 
-        cause = self.book.causes[cause_id]
+        cause = self.book.cause(cause_id, self.state.snapshot.get)
+        assert cause is not None, cause_id
         target = self.state.target or Target()
         catalogue = self.catalogue()
         offers = make_offers(cause, self.book, target, self.state.snapshot, catalogue)

@@ -1,0 +1,81 @@
+"""Checklists and reference configurations: every state of every box, and no flag that a version has not."""
+
+from __future__ import annotations
+
+import pytest
+
+from wizard.core.checklist import tick
+from wizard.core.reading import Outcome, ProbeResult, Snapshot, Value
+from wizard.core.reference import argv_of, work_out
+from wizard.flowfile.load import load_book
+from wizard.flowfile.resources import flows_dir
+from wizard.server.catalogue import catalogued_versions, for_version
+
+BOOK = load_book(flows_dir())
+
+
+def env_of(**values: object) -> Snapshot:
+    readings = {k.replace("__", "."): Value(v) for k, v in values.items()}  # type: ignore[arg-type]
+    return Snapshot().with_result(ProbeResult("x", Outcome.OK, readings))
+
+
+@pytest.mark.parametrize(
+    ("goal", "box", "status", "remedy", "readings"),
+    [
+        ("memory", "mem_fraction", "harmful", "tune_fraction_down", {"server__available_memory_gb": 1.0, "server__device": "cuda"}),
+        ("memory", "mem_fraction", "not_done", "tune_fraction", {"server__available_memory_gb": 18.0, "kv__usage": 0.95, "server__device": "cuda"}),
+        ("memory", "mem_fraction", "done", "", {"server__available_memory_gb": 6.0, "kv__usage": 0.95, "server__device": "cuda"}),
+        ("memory", "mem_fraction", "unknown", "", {"server__device": "cuda"}),
+        ("memory", "mem_fraction", "does_not_apply", "", {"server__device": "cpu"}),
+        ("memory", "running_cap", "harmful", "tune_lift_cap", {"requests__queued": 31, "requests__running": 8, "server__max_running_requests_set": 8}),
+        ("memory", "unused_kv", "does_not_apply", "", {}),
+        ("throughput", "continuous_batching", "done", "", {}),
+        ("throughput", "full_batches", "not_done", "", {"requests__queued": 0, "requests__running": 2, "server__max_running_requests": 2048}),
+        ("throughput", "chunked_prefill", "harmful", "tune_chunk_on", {"server__chunked_prefill_size": -1}),
+        ("throughput", "radix_cache", "not_done", "tune_radix_on", {"server__disable_radix_cache": True}),
+        ("throughput", "lpm", "not_done", "tune_lpm", {"server__schedule_policy": "fcfs", "server__disable_radix_cache": False, "requests__queued": 20, "cache__hit_ratio": 0.6}),
+        ("throughput", "lpm", "does_not_apply", "", {"server__schedule_policy": "fcfs", "server__disable_radix_cache": False, "requests__queued": 200, "cache__hit_ratio": 0.6}),
+        ("throughput", "lpm", "does_not_apply", "", {"server__schedule_policy": "fcfs", "server__disable_radix_cache": False, "requests__queued": 20, "cache__hit_ratio": 0.0}),
+        ("throughput", "conservativeness", "harmful", "tune_conservativeness_up", {"requests__retracted": 9, "requests__queued": 9, "kv__usage": 0.99}),
+        ("throughput", "torch_compile", "harmful", "tune_compile_off", {"server__enable_torch_compile": True, "requests__running": 64}),
+        ("latency", "speculation", "harmful", "", {"server__speculative_algorithm": "EAGLE", "requests__running": 64}),
+        ("latency", "cuda_graphs", "not_done", "tune_graphs_on", {"server__cuda_graph_disabled": True, "server__device": "cuda"}),
+        ("stability", "metrics", "not_done", "tune_metrics_on", {"server__metrics_enabled": False}),
+        ("stability", "restart", "unknown", "", {}),
+    ],
+)  # fmt: skip
+def test_each_box_reads_the_server(
+    goal: str, box: str, status: str, remedy: str, readings: dict[str, object]
+) -> None:
+    ticked = {t.box.id: t for t in tick(BOOK.goals[goal], env_of(**readings).get)}
+    assert (ticked[box].status, ticked[box].remedy) == (status, remedy)
+    assert ticked[box].says
+    assert bool(ticked[box].missing) == (status == "unknown" and box not in ("restart",))
+
+
+def test_the_goal_offers_the_remedies_of_its_open_boxes_only() -> None:
+    snapshot = env_of(server__disable_radix_cache=True, server__chunked_prefill_size=2048)
+    cause = BOOK.cause("tune_throughput", snapshot.get)
+    assert cause is not None
+    assert cause.remedies == ("tune_radix_on",)
+
+
+@pytest.mark.parametrize("version", catalogued_versions())
+@pytest.mark.parametrize("name", sorted(BOOK.references))
+def test_a_reference_uses_only_flags_of_the_version(name: str, version: str) -> None:
+    catalogue = for_version(version)
+    lines = work_out(BOOK.references[name], env_of(gpu__memory_total_gb=79.6).get, catalogue)
+    argv = argv_of(BOOK.references[name], lines, "/models/x")
+    for word in argv:
+        if word.startswith("--"):
+            assert word in catalogue, (version, word)
+    assert all(line.why for line in lines)
+    assert not any("?" in line.why for line in lines), [line.why for line in lines]
+
+
+def test_a_value_that_a_version_does_not_take_is_left_out_and_said() -> None:
+    reference = BOOK.references["high_throughput"]
+    lines = work_out(reference, env_of(cache__hit_ratio=0.5).get, for_version("0.5.20"))
+    assert "--schedule-policy lpm" in " ".join(argv_of(reference, lines))
+    lines = work_out(reference, env_of().get, for_version("0.5.20"))
+    assert "--schedule-policy" not in argv_of(reference, lines)
