@@ -121,7 +121,7 @@ async def test_classify_look_for_me_and_live_history() -> None:
             await view.put(samples.classify(samples.snapshot(float(at), requests__queued=queue)))
         row = next(r for r in view.rows if " queue " in r)
         assert "█▃▆█" in row
-        await view.press("end")
+        await view.press("down")
         assert "> I don't know: look for me" in view.screen
         await view.press("enter")
         assert view.engine.sent == [LookForMe()]

@@ -87,6 +87,16 @@ def check_document(state: SessionState, offers: dict[str, tuple[Offer, ...]]) ->
         "target": target_document(state.target),
         "verdict": state.verdict,
         "causes": [cause_document(h, offers.get(h.cause.id, ())) for h in named(state.hypotheses)],
+        "hypotheses": [
+            {
+                "id": h.cause.id,
+                "status": h.status,
+                "confidence": round(h.confidence, 3),
+                "arithmetic": h.arithmetic(),
+                "not_seen": list(h.unknown),
+            }
+            for h in state.hypotheses
+        ],
         "probes": [
             {"id": r.probe, "outcome": r.outcome.value, "reason": r.reason, "remedy": r.remedy}
             for r in state.snapshot.results.values()

@@ -53,6 +53,7 @@ class WizardApp(App[int]):
         Binding("l", "log", show=False, id="log"),
         Binding("e", "evidence", show=False, id="evidence"),
         Binding("w", "why", show=False, id="why"),
+        Binding("t", "tune", show=False, id="tune"),
     ]
 
     def __init__(self, engine_factory: EngineFactory, *, resume: str | None = None) -> None:
@@ -349,6 +350,13 @@ class WizardApp(App[int]):
             from wizard.tui.screens.evidence import WhyScreen
 
             self.open_over(WhyScreen())
+
+    def action_tune(self) -> None:
+        busy = self.state is None or self.state.target is None or self.wanted() not in ("classify", "solve")
+        if not busy and not self._overlay_open("tune"):
+            from wizard.tui.screens.tune import TuneScreen
+
+            self.open_over(TuneScreen())
 
     def action_leave(self) -> None:
         """Quit; while a change is under way, say first that it goes on without us."""

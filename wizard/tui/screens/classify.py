@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from wizard.core.session import SessionState
 
 LOOK = "look"
+TUNE = "tune"
 
 
 def is_likely(flow: Flow, state: SessionState) -> bool:
@@ -31,14 +32,16 @@ def likely_reason(flow: Flow, state: SessionState) -> str:
 
 
 def classify_choices(state: SessionState, book: FlowBook) -> tuple[list[Choice], int]:
-    """The families, and which one the cursor starts on: the first likely one."""
+    """The families, likely ones first, then the one for who does not know; the cursor starts on the first."""
     out: list[Choice] = []
     for flow in book.ordered_flows():
         likely = is_likely(flow, state)
         out.append(Choice(flow.id, flow.title, "▲ likely" if likely else "", mark=likely))
-    out.append(Choice(LOOK, "I don't know: look for me"))
-    start = next((i for i, c in enumerate(out) if c.mark), 0)
-    return out, start
+    out.sort(key=lambda c: not c.mark)  # what is likely stands first: the list is longer than the screen
+    out.insert(sum(c.mark for c in out), Choice(LOOK, "I don't know: look for me"))
+    if book.goals:
+        out.append(Choice(TUNE, "Nothing. Tune it"))
+    return out, 0
 
 
 def target_lines(state: SessionState, width: int) -> list[Line]:
@@ -123,6 +126,9 @@ class ClassifyScreen(Frame):
         current = self.query_one(Choices).current
         if current is None or current.id == LOOK:
             return [*out, *wrap("The wizard follows the readings and asks only what they cannot tell.", width)]
+        if current.id == TUNE:
+            goals = ", ".join(engine.book.goals)
+            return [*out, *wrap(f"Checklists that read the live server: {goals}.", width)]
         flow = engine.book.flows.get(current.id)
         if flow is None:
             return out
@@ -136,6 +142,9 @@ class ClassifyScreen(Frame):
 
     def on_choices_taken(self, message: Choices.Taken) -> None:
         what = message.choice.id
+        if what == TUNE:
+            self.wizard.action_tune()
+            return
         self.wizard.decide(LookForMe() if what == LOOK else FlowChosen(what))
 
 

@@ -86,7 +86,8 @@ class WhyScreen(Overlay):
 
     kind = "why"
     help_text = (
-        "Each cause starts at log-odds -3 (about 5 %); each sign that holds adds its weight; "
+        "Each cause starts at log-odds -3 (about 5 %; -1 when you told a symptom); what speaks for it adds "
+        "its weight; "
         "50 % and more is called supported. Enter goes on with the cause under the cursor."
     )
 

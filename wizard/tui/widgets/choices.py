@@ -68,11 +68,14 @@ class Choices(Lines, can_focus=True):
 
     def put(self, options: Sequence[Choice], *, key: str = "", start: int = 0) -> None:
         """Show these. The cursor stays where the person moved it, unless ``key`` names another question."""
+        current = self.current
         if key != self.key:
             self.key, self.touched = key, False
             self.at = start
         elif not self.touched:
             self.at = start
+        elif current is not None:  # the list may be in another order now: the cursor stays on what it is on
+            self.at = next((i for i, o in enumerate(options) if o.id == current.id), self.at)
         self.options = tuple(options)
         self.at = max(0, min(self.at, len(self.options) - 1))
         self.show(self._draw)

@@ -1,0 +1,51 @@
+"""The checklist screen: where the boxes stand, moving between goals, and what enter does."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from tests.tui import samples
+from tests.tui.stage import SIZES, shown
+from wizard.core.session import CauseChosen
+from wizard.flowfile.load import load_book
+from wizard.flowfile.resources import flows_dir
+
+GOALS = replace(samples.BOOK, goals=load_book(flows_dir()).goals)
+CAPPED = samples.snapshot(server__max_running_requests_set=8, requests__queued=31, requests__running=8)
+
+
+@pytest.mark.parametrize("size", SIZES)
+async def test_the_boxes_stand_as_the_server_does(size: tuple[int, int]) -> None:
+    async with shown(samples.classify(CAPPED), size=size) as view:
+        view.engine.book = GOALS
+        await view.press("t")
+        assert "[memory]" in view.screen
+        assert "! A cap on running requests only where" in view.screen
+        await view.press("right")
+        assert "[throughput]" in view.screen
+        assert "> ! No cap below what the pool can hold" in view.screen
+        assert "31 requests wait behind the cap of 8." in view.screen
+        await view.press("enter")
+        assert view.engine.sent == [CauseChosen("tune_throughput")]
+
+
+async def test_where_nothing_is_open_enter_says_so() -> None:
+    async with shown(samples.classify()) as view:
+        view.engine.book = GOALS
+        await view.press("t", "left", "left")
+        assert "[latency]" in view.screen
+        await view.press("enter")
+        assert view.engine.sent == []
+        assert "No box of this goal is open" in view.screen
+        await view.press("b")
+        assert "Requests wait too long" in view.screen
+
+
+async def test_the_list_offers_tuning_too() -> None:
+    async with shown(samples.classify(CAPPED)) as view:
+        view.engine.book = GOALS
+        await view.put(samples.classify(CAPPED))
+        await view.press("end", "enter")
+        assert "tune: checklists" in view.screen
