@@ -11,11 +11,14 @@ from collections.abc import Iterable, Iterator
 from functools import lru_cache
 
 from wizard.core.checklist import Goal
+from wizard.core.clue import TEXT_CAP
 from wizard.core.expr import Expression, Template
 from wizard.core.flow import Cause, Change, Flow, FlowBook, Mark, Node, Remedy
+from wizard.core.logtext import LINE_CAP
 from wizard.core.reference import Reference
 from wizard.core.vocabulary import PROBES, VOCABULARY
 from wizard.flowfile.cause_ids import KNOWN_CAUSES
+from wizard.flowfile.patterns import too_slow
 from wizard.flowfile.source import Problem, nearest
 
 
@@ -33,6 +36,7 @@ def lint(book: FlowBook) -> list[Problem]:
     for reference in book.references.values():
         problems.extend(_reference(reference))
     problems.extend(_unused(book))
+    problems.extend(_patterns(book))
     for signature in book.signatures:
         if signature.cause and signature.cause not in book.causes and signature.cause not in KNOWN_CAUSES:
             message = f'signature "{signature.id}" names unknown cause "{signature.cause}"'
@@ -185,6 +189,17 @@ def _change(change: Change, remedy: Remedy) -> Iterator[Problem]:
             yield Problem(change.mark, f'"{change.name}" is lowered without a stop: give "low"')
         if change.step <= 0:
             yield Problem(change.mark, "step must be above 0")
+
+
+def _patterns(book: FlowBook) -> Iterator[Problem]:
+    """A pattern that a hostile line can stop the wizard with is a defect."""
+    looked = [(s.id, s.pattern, LINE_CAP) for s in book.signatures]
+    looked += [(c.id, p, TEXT_CAP) for c in book.clues for p in (c.pattern, c.unless) if p]
+    for name, pattern, characters in looked:
+        steps = too_slow(pattern, characters)
+        if steps is not None:
+            message = f'the pattern of "{name}" may take {steps:.0e} steps; use fewer or narrower gaps'
+            yield Problem(Mark("flows", 1, 1), message)
 
 
 def _goal(goal: Goal, book: FlowBook) -> Iterator[Problem]:
