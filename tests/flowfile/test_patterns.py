@@ -13,7 +13,7 @@ from wizard.flowfile.patterns import steps_of, too_slow
 
 @pytest.mark.parametrize(
     ("pattern", "steps"),
-    [("foo", 1), ("a.{0,80}b", 81), ("a.{0,80}b.{0,80}c", 6561), ("a.*b", 400), ("(?:a+)+b", 160_000), ("a?", 2)],
+    [("foo", 1), ("a.{0,80}b", 81), ("a.{0,80}b.{0,80}c", 6561), ("a.*b", 400), ("(?:a+)+b", 160_000)],
 )
 def test_gaps_multiply(pattern: str, steps: float) -> None:
     assert steps_of(pattern) == steps

@@ -7,17 +7,14 @@ repetitions offer. ``a.{0,80}b.{0,80}c`` has 81 x 81; a repetition inside a repe
 from __future__ import annotations
 
 import re
-import warnings
+import sys
+from importlib import import_module
 from typing import Any
 
-with warnings.catch_warnings():
-    warnings.simplefilter("ignore", DeprecationWarning)
-    try:
-        from re import _constants as sre  # type: ignore[attr-defined]
-        from re import _parser as sre_parse  # type: ignore[attr-defined]
-    except ImportError:  # Python 3.10
-        import sre_constants as sre  # type: ignore[no-redef]
-        import sre_parse  # type: ignore[no-redef]
+# The parser of ``re`` has no public name; it moved into the package in Python 3.11.
+_PLACE = "re._" if sys.version_info >= (3, 11) else "sre_"
+sre_parse: Any = import_module(f"{_PLACE}{'parser' if '.' in _PLACE else 'parse'}")
+sre: Any = import_module(f"{_PLACE}constants")
 
 MOST_STEPS = 3.2e9
 """Steps times characters that a pattern may see. Measured: three gaps of 80 letters over 32,000 hostile ones
