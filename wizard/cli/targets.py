@@ -61,6 +61,8 @@ def resolve(args: argparse.Namespace, *, relaunch: bool = False) -> Target:
     except TargetError as error:
         raise CliError(str(error), Exit.COULD_NOT_EXAMINE) from None
     changes: dict[str, str] = {"symptom": args.symptom, "hardware": args.hardware}
+    if getattr(args, "request", None) is not None:
+        changes["request_path"] = _readable(args.request)
     if args.log is not None:
         changes["log_path"] = _readable(args.log)
     if args.sglang_version:
@@ -97,6 +99,7 @@ def _saved(args: argparse.Namespace, local: bool) -> Target:
         metrics_path=metrics_path,
         command_text=args.command_text or "",
         version=args.sglang_version or target.version,
+        request_path=_readable(args.request) if getattr(args, "request", None) else None,
         symptom=args.symptom,
         hardware=args.hardware,
     )

@@ -100,6 +100,8 @@ class Target:
     command_text: str = ""
     symptom: str = ""
     hardware: str = ""
+    request_path: str | None = None
+    """A request body that fails, in a file."""
     remote: bool = False
     """Known by its address alone: its process cannot be seen from here."""
     local: bool = False
@@ -138,6 +140,7 @@ class Target:
             "command_text": self.command_text,
             "symptom": self.symptom,
             "hardware": self.hardware,
+            "request_path": self.request_path,
             "remote": self.remote,
             "local": self.local,
             "note": self.note,

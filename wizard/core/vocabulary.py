@@ -58,6 +58,7 @@ process.rss_gb | GiB | resident memory of the whole tree | process
 process.children | processes | processes below the parent | process
 process.cpu_percent | % | CPU of the whole tree over the sample, 100 = one core | process
 process.state | text | running, sleeping, stopped, zombie | process
+process.stopped_names | words | names of the children in state T | process
 process.stopped_children | processes | children in state T (SIGSTOP) | process
 process.user | text | who runs it | process
 process.exit_code | code | exit code as a shell shows it, where known | process, log
@@ -98,6 +99,9 @@ server.watchdog_timeout | s | the scheduler's watchdog | sglang
 server.log_level | text | log level | sglang
 server.dp_size | ranks | data parallel size | sglang
 server.tokenizer_worker_num | processes | tokenizer processes | sglang
+server.tool_call_parser | text | tool call parser, "none" when not set | sglang
+server.reasoning_parser | text | reasoning parser, "none" when not set | sglang
+server.grammar_backend | text | grammar backend, "none" when off or not set | sglang
 server.command_known | bool | the launch command is known, so that it can be started again | sglang
 kv.capacity_tokens | tokens | size of the KV pool | metrics, sglang, log
 kv.pool_gb | GiB | memory of the KV pool | metrics, sglang, log
@@ -152,6 +156,15 @@ symptom.clues | words | clues found in the symptom that a person told, by id | t
 symptom.quotes | words | what matched, one for each of symptom.clues | told
 command.clues | words | clues found in the launch command, by id | told
 command.quotes | words | what matched, one for each of command.clues | told
+request.problems | words | what is wrong with the request that a person gave, by id | told
+request.says | words | the same in words, one for each of request.problems | told
+request.endpoint | text | where the given request goes | told
+request.prompt_tokens | tokens | its prompt, counted or estimated by its letters | told
+request.max_tokens | tokens | the output that it asks for at most | told
+request.largest_id | token id | the largest of its input_ids | told
+request.tools | bool | it brings tools | told
+request.schema | bool | it asks for structured output | told
+request.stream | bool | it asks for a stream | told
 hardware.clues | words | clues found in the hardware that a person told, by id | told
 hardware.quotes | words | what matched, one for each of hardware.clues | told
 """

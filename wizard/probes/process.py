@@ -66,6 +66,12 @@ def command_of(pid: int) -> str:
         return ""
 
 
+def _short_name(process: psutil.Process) -> str:
+    """``sglang::scheduler (pid 4711)``: what the process calls itself (setproctitle), in its first word."""
+    words = command_of(process.pid).split()
+    return f"{words[0][:60] if words else 'process'} (pid {process.pid})"
+
+
 def _cpu_seconds(processes: list[psutil.Process]) -> dict[int, float]:
     import psutil
 
@@ -113,6 +119,7 @@ def examine(target: Target) -> ProbeResult:
     values["process.alive"] = Value(True, source=source)
     before, sampled = _cpu_seconds(family), time.monotonic()
     rss_bytes, stopped, unreadable = 0, 0, 0
+    names: list[str] = []
     for process in family:
         try:
             rss_bytes += process.memory_info().rss
@@ -120,6 +127,7 @@ def examine(target: Target) -> ProbeResult:
             unreadable += 1
         if process.pid != pid and _STATES.get(proc.state(process.pid)) == "stopped":
             stopped += 1
+            names.append(_short_name(process))
     letter, up_s = proc.state(pid), proc.uptime_s(pid)
     if letter and up_s is not None:
         values["process.state"] = Value(_STATES.get(letter, "sleeping"), source=f"{source}/stat")
@@ -127,6 +135,7 @@ def examine(target: Target) -> ProbeResult:
     values["process.rss_gb"] = Value(round(rss_bytes / GIB, 3), source=f"{source} and below")
     values["process.children"] = Value(len(family) - 1, source=source)
     values["process.stopped_children"] = Value(stopped, source=source)
+    values["process.stopped_names"] = Value(tuple(names), source=source)
     try:
         values["process.user"] = Value(family[0].username(), source=source)
     except psutil.Error:

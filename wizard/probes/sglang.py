@@ -52,6 +52,9 @@ _OR_NONE = {
     "server.quantization": "quantization",
     "server.attention_backend": "attention_backend",
     "server.speculative_algorithm": "speculative_algorithm",
+    "server.tool_call_parser": "tool_call_parser",
+    "server.reasoning_parser": "reasoning_parser",
+    "server.grammar_backend": "grammar_backend",
 }
 """Settings whose absence is an answer of its own: the word "none"."""
 

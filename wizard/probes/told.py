@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from wizard.core.argv import shell_join
 from wizard.core.clue import search
-from wizard.core.reading import Outcome, ProbeResult, Trust, Value
+from wizard.core.reading import Outcome, ProbeResult, Scalar, Trust, Value
 from wizard.core.redact import clean, redact_argv, redact_text
+from wizard.core.request import MOST_BYTES, examine
 from wizard.core.target import Target
-from wizard.probes.base import NoData, ProbeContext, ProbeSpec
+from wizard.probes.base import NoData, ProbeContext, ProbeSpec, Unavailable, in_thread
 
 
 class ToldProbe:
@@ -21,9 +22,35 @@ class ToldProbe:
             ids, quotes = search(ctx.clues, place, text)
             values[f"{place}.clues"] = Value(ids, Trust.REPORTED, place)
             values[f"{place}.quotes"] = Value(quotes, Trust.REPORTED, place)
+        if ctx.target.request_path:
+            values.update(await in_thread(of_request, ctx.target.request_path))
         if not values:
             raise NoData("nobody told anything", "give --symptom TEXT, --hardware TEXT or --command STR")
         return ProbeResult("told", Outcome.OK, values)
+
+
+def of_request(path: str) -> dict[str, Value]:
+    """A request body as readings. Raises Unavailable when the file cannot be read."""
+    try:
+        with open(path, "rb") as file:
+            text = file.read(MOST_BYTES + 1).decode("utf-8", "replace")
+    except OSError as error:
+        why = f"the request {path} cannot be read: {error.strerror}"
+        raise Unavailable(why, "give --request FILE") from None
+    facts = examine(text)
+    known: dict[str, Scalar | None] = {
+        "request.problems": tuple(i for i, _ in facts.problems),
+        "request.says": tuple(clean(redact_text(says)) for _, says in facts.problems),
+        "request.endpoint": facts.endpoint or None,
+        "request.prompt_tokens": facts.prompt_tokens,
+        "request.max_tokens": facts.max_tokens,
+        "request.largest_id": facts.largest_id,
+        "request.tools": facts.tools,
+        "request.schema": facts.schema,
+        "request.stream": facts.stream,
+    }
+    source = path.rpartition("/")[2]
+    return {k: Value(x, Trust.REPORTED, source) for k, x in known.items() if x is not None}
 
 
 def texts(target: Target) -> dict[str, str]:

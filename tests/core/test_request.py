@@ -1,0 +1,75 @@
+"""Request bodies: what SGLang refuses with a bare 400, said before anything is sent."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from wizard.core.request import examine
+
+USER = {"role": "user", "content": "Hello"}
+
+
+@pytest.mark.parametrize(
+    ("body", "problems"),
+    [
+        ({"model": "m", "messages": [USER]}, []),
+        ({"model": "m"}, ["no_messages"]),
+        ({"messages": []}, ["empty_messages"]),
+        ({"messages": "hi"}, ["empty_messages"]),
+        ({"messages": [{"role": "boss", "content": "x"}]}, ["bad_role"]),
+        ({"messages": [{"role": "user"}]}, ["no_content"]),
+        ({"messages": [{"role": "assistant", "tool_calls": []}]}, []),
+        ({"messages": [{"role": "user", "content": 3}]}, ["bad_content"]),
+        ({"messages": [USER, "x"]}, ["bad_message"]),
+        ({"messages": [USER], "temperature": -1}, ["bad_sampling"]),
+        ({"messages": [USER], "top_p": 0}, ["bad_sampling"]),
+        ({"messages": [USER], "top_p": "0.9"}, ["bad_sampling"]),
+        ({"messages": [USER], "top_k": 0}, ["bad_sampling"]),
+        ({"text": "x", "max_new_tokens": 5}, ["loose_sampling"]),
+        ({"text": "x", "sampling_params": {"temperature": -2}}, ["bad_sampling"]),
+        ({"sampling_params": {}}, ["no_text"]),
+        ([1], ["not_an_object"]),
+    ],
+)
+def test_what_is_wrong_with_a_body(body: object, problems: list[str]) -> None:
+    assert [i for i, _ in examine(json.dumps(body)).problems] == problems
+
+
+def test_a_torn_body_is_pointed_at() -> None:
+    (problem,) = examine('{"messages": [{"role": "user", "content": "x"}],}').problems
+    assert problem[0] == "malformed_json"
+    assert "line 1, column" in problem[1]
+
+
+def test_sizes_and_wishes_are_read() -> None:
+    facts = examine(json.dumps({"messages": [{"role": "user", "content": "a" * 400}], "max_tokens": 7,
+                                "tools": [{}], "response_format": {"type": "json_schema"}, "stream": True}))  # fmt: skip
+    assert (facts.prompt_tokens, facts.max_tokens, facts.tools, facts.schema, facts.stream) == (
+        100,
+        7,
+        True,
+        True,
+        True,
+    )
+    facts = examine(json.dumps({"input_ids": [3, 99_999], "sampling_params": {"max_new_tokens": 4}}))
+    assert (facts.endpoint, facts.prompt_tokens, facts.max_tokens, facts.largest_id) == (
+        "/generate",
+        2,
+        4,
+        99_999,
+    )
+
+
+@given(st.one_of(st.text(max_size=200), st.recursive(
+    st.none() | st.booleans() | st.floats() | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=4)
+    | st.dictionaries(st.sampled_from(["messages", "role", "content", "top_k", "text", "sampling_params", "input_ids"]), inner),
+    max_leaves=15,
+).map(json.dumps)))  # fmt: skip
+def test_no_body_breaks_it(text: str) -> None:
+    examine(text)
+    examine("[" * 5000 + text)

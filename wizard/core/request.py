@@ -1,0 +1,169 @@
+"""A request body read before it is sent: what SGLang will refuse, and what it will do silently.
+
+A log often says no more than ``"POST /v1/chat/completions HTTP/1.1" 400 Bad Request``; the body says why.
+Shapes are those of recorded requests against 0.5.10 to 0.5.23.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+MOST_BYTES = 4_000_000
+"""Longest body looked at."""
+
+LETTERS_A_TOKEN = 4.0
+"""English text; other scripts take more tokens. Only an estimate."""
+
+ROLES = ("system", "user", "assistant", "tool", "developer", "function")
+STRUCTURED = ("json_schema", "json_object", "structural_tag")
+ENDPOINTS = ("/v1/chat/completions", "/v1/completions", "/generate")
+
+
+@dataclass(frozen=True)
+class RequestFacts:
+    """``problems`` are (id, words) pairs; sizes are in tokens, None when the body does not say."""
+
+    endpoint: str
+    problems: tuple[tuple[str, str], ...] = ()
+    prompt_tokens: int | None = None
+    max_tokens: int | None = None
+    tools: bool = False
+    schema: bool = False
+    stream: bool = False
+    largest_id: int | None = None
+
+
+def examine(text: str, endpoint: str = "") -> RequestFacts:
+    """Everything that the body itself tells. Never raises."""
+    if len(text) > MOST_BYTES:
+        return RequestFacts(endpoint, (("too_large", f"{len(text)} bytes; at most {MOST_BYTES} are read"),))
+    try:
+        body = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        where = f"line {error.lineno}, column {error.colno}" if isinstance(error, json.JSONDecodeError) else ""
+        words = error.msg if isinstance(error, json.JSONDecodeError) else "nested too deep"
+        return RequestFacts(endpoint, (("malformed_json", f"it is not JSON: {words} ({where})"),))
+    if not isinstance(body, dict):
+        return RequestFacts(endpoint, (("not_an_object", f"it is a JSON {type(body).__name__}, no object"),))
+    endpoint = endpoint or _endpoint_of(body)
+    problems = [*_shape(body, endpoint), *_sampling(_settings(body, endpoint))]
+    ids = body.get("input_ids")
+    tokens = [x for x in ids if isinstance(x, int)] if isinstance(ids, list) else []
+    settings = _settings(body, endpoint)
+    names = ("max_completion_tokens", "max_tokens", "max_new_tokens")
+    limit = next((settings[name] for name in names if settings.get(name)), None)
+    response = body.get("response_format")
+    return RequestFacts(
+        endpoint,
+        tuple(problems),
+        len(tokens) if tokens else _estimate(body),
+        limit if isinstance(limit, int) and not isinstance(limit, bool) else None,
+        bool(body.get("tools")),
+        (isinstance(response, dict) and response.get("type") in STRUCTURED)
+        or any(settings.get(k) for k in ("json_schema", "regex", "ebnf")),
+        body.get("stream") is True,
+        max(tokens, default=None),
+    )
+
+
+def _endpoint_of(body: Mapping[str, Any]) -> str:
+    if "messages" in body:
+        return "/v1/chat/completions"
+    if "prompt" in body:
+        return "/v1/completions"
+    return "/generate" if {"text", "input_ids", "sampling_params"} & body.keys() else "/v1/chat/completions"
+
+
+def _settings(body: Mapping[str, Any], endpoint: str) -> Mapping[str, Any]:
+    """Where the sampling settings stand: in the body, or below ``sampling_params`` for /generate."""
+    if endpoint != "/generate":
+        return body
+    inner = body.get("sampling_params")
+    return inner if isinstance(inner, dict) else {}
+
+
+def _shape(body: Mapping[str, Any], endpoint: str) -> list[tuple[str, str]]:
+    found: list[tuple[str, str]] = []
+    if endpoint == "/v1/chat/completions":
+        messages = body.get("messages")
+        if messages is None:
+            found.append(("no_messages", 'it has no "messages", which the chat endpoint needs'))
+        elif not isinstance(messages, list) or not messages:
+            found.append(("empty_messages", '"messages" has to be a list with at least one message'))
+        else:
+            found += _messages(messages)
+    elif endpoint == "/v1/completions":
+        if "messages" in body:
+            found.append(("wrong_endpoint", '"messages" belongs to /v1/chat/completions'))
+        elif "prompt" not in body:
+            found.append(("no_prompt", 'it has no "prompt"'))
+    elif endpoint == "/generate":
+        if not {"text", "input_ids", "input_embeds"} & body.keys():
+            found.append(("no_text", 'it has neither "text" nor "input_ids"'))
+        loose = sorted({"temperature", "top_p", "top_k", "max_new_tokens", "max_tokens", "stop"} & body.keys())
+        if loose:
+            found.append(("loose_sampling", f'{", ".join(loose)} belong into "sampling_params" here: ignored'))
+    return found
+
+
+def _messages(messages: list[Any]) -> list[tuple[str, str]]:
+    found: list[tuple[str, str]] = []
+    for number, message in enumerate(messages[:1000], 1):
+        if not isinstance(message, dict):
+            found.append(("bad_message", f"message {number} is no object"))
+            continue
+        role, content = message.get("role"), message.get("content")
+        if role not in ROLES:
+            found.append(("bad_role", f'message {number} has role "{role}"; there are {", ".join(ROLES)}'))
+        if content is None and role != "assistant":
+            found.append(("no_content", f"message {number} ({role}) has no content"))
+        elif not isinstance(content, (str, list, type(None))):
+            found.append(("bad_content", f"the content of message {number} is neither text nor a list"))
+    return found[:20]
+
+
+_RANGES: tuple[tuple[str, float, float], ...] = (
+    ("temperature", 0.0, 1e9),
+    ("top_p", 1e-9, 1.0),
+    ("min_p", 0.0, 1.0),
+    ("frequency_penalty", -2.0, 2.0),
+    ("presence_penalty", -2.0, 2.0),
+    ("repetition_penalty", 0.0, 2.0),
+)
+"""sampling_params.py of 0.5.20, ``verify``."""
+
+
+def _sampling(settings: Mapping[str, Any]) -> list[tuple[str, str]]:
+    found: list[tuple[str, str]] = []
+    for name, low, high in _RANGES:
+        x = settings.get(name)
+        if x is None:
+            continue
+        if isinstance(x, bool) or not isinstance(x, (int, float)):
+            found.append(("bad_sampling", f"{name} is {x!r}, no number"))
+        elif not low <= x <= high:
+            found.append(("bad_sampling", f"{name} is {x:g}; it has to lie between {low:g} and {high:g}"))
+    top_k = settings.get("top_k")
+    if isinstance(top_k, int) and (top_k == 0 or top_k < -1):
+        found.append(("bad_sampling", f"top_k is {top_k}; it is -1 (all) or at least 1"))
+    return found
+
+
+def _estimate(body: Mapping[str, Any]) -> int | None:
+    """Tokens of the prompt, by its letters; None when there is no text."""
+    texts: list[str] = []
+    for key in ("text", "prompt"):
+        if isinstance(body.get(key), str):
+            texts.append(body[key])
+    messages = body.get("messages")
+    for message in messages if isinstance(messages, list) else ():
+        content = message.get("content") if isinstance(message, dict) else None
+        if isinstance(content, str):
+            texts.append(content)
+        elif isinstance(content, list):
+            texts += [str(p.get("text", "")) for p in content if isinstance(p, dict)]
+    letters = sum(len(t) for t in texts)
+    return int(letters / LETTERS_A_TOKEN) if letters else None
