@@ -46,15 +46,10 @@ def test_a_torn_body_is_pointed_at() -> None:
 
 
 def test_sizes_and_wishes_are_read() -> None:
-    facts = examine(json.dumps({"messages": [{"role": "user", "content": "a" * 400}], "max_tokens": 7,
-                                "tools": [{}], "response_format": {"type": "json_schema"}, "stream": True}))  # fmt: skip
-    assert (facts.prompt_tokens, facts.max_tokens, facts.tools, facts.schema, facts.stream) == (
-        100,
-        7,
-        True,
-        True,
-        True,
-    )
+    wishes = {"tools": [{}], "response_format": {"type": "json_schema"}, "stream": True, "max_tokens": 7}
+    facts = examine(json.dumps({"messages": [{"role": "user", "content": "a" * 400}], **wishes}))
+    assert (facts.prompt_tokens, facts.max_tokens) == (100, 7)
+    assert (facts.tools, facts.schema, facts.stream) == (True, True, True)
     facts = examine(json.dumps({"input_ids": [3, 99_999], "sampling_params": {"max_new_tokens": 4}}))
     assert (facts.endpoint, facts.prompt_tokens, facts.max_tokens, facts.largest_id) == (
         "/generate",
@@ -64,12 +59,15 @@ def test_sizes_and_wishes_are_read() -> None:
     )
 
 
-@given(st.one_of(st.text(max_size=200), st.recursive(
+KEYS = st.sampled_from(["messages", "role", "content", "top_k", "text", "sampling_params", "input_ids"])
+BODIES = st.recursive(
     st.none() | st.booleans() | st.floats() | st.text(max_size=5),
-    lambda inner: st.lists(inner, max_size=4)
-    | st.dictionaries(st.sampled_from(["messages", "role", "content", "top_k", "text", "sampling_params", "input_ids"]), inner),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(KEYS, inner),
     max_leaves=15,
-).map(json.dumps)))  # fmt: skip
+)
+
+
+@given(st.text(max_size=200) | BODIES.map(json.dumps))
 def test_no_body_breaks_it(text: str) -> None:
     examine(text)
     examine("[" * 5000 + text)
