@@ -41,7 +41,7 @@ def test_a_clue_looks_at_its_places_only_and_can_be_silenced() -> None:
 @pytest.mark.parametrize(("place", "pattern"), [("sympton", "a"), ("log", "(")])
 def test_a_clue_that_cannot_work_is_refused(place: str, pattern: str) -> None:
     with pytest.raises(ValueError, match=r"place|compile"):
-        Clue("x", (place,), pattern, {"a": 1})
+        Clue("x", (place,), pattern, {"a": 1}).check()
 
 
 def test_evidence_of_one_text_is_damped_and_the_arithmetic_adds_up() -> None:

@@ -20,7 +20,7 @@ def load_flows(args: argparse.Namespace) -> FlowBook:
 
     folder = Path(args.flows) if args.flows else flows_dir()
     try:
-        return load_book(folder)
+        return load_book(folder, proven=not args.flows)
     except FlowFileError as error:
         raise CliError(str(error), Exit.USAGE) from None
 

@@ -24,8 +24,8 @@ class Clue:
     """A pattern over a text, and the log-odds it adds to causes (negative: takes).
 
     ``unless``: a pattern that, found in the same text, silences the clue. ``versions``: a span such as
-    ``>=0.5.10``; outside of it the clue says nothing. Raises ValueError for a pattern that does not
-    compile, or a place that is none.
+    ``>=0.5.10``; outside of it the clue says nothing. Patterns are compiled when they are first used;
+    ``check`` says whether they can be.
     """
 
     id: str
@@ -36,7 +36,8 @@ class Clue:
     unless: str = ""
     versions: str = ""
 
-    def __post_init__(self) -> None:
+    def check(self) -> None:
+        """Raises ValueError for a pattern that does not compile, or a place that is none."""
         for place in self.places:
             if place not in PLACES:
                 raise ValueError(f'"{place}" is no place of a clue: {", ".join(PLACES)}, or any')

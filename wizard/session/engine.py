@@ -80,7 +80,7 @@ class Engine:
         from wizard.session.driver import Driver
 
         try:
-            self.book = load_book(self._flows_dir or flows_dir())
+            self.book = load_book(self._flows_dir or flows_dir(), proven=self._flows_dir is None)
         except FlowFileError as error:
             self.error = str(error.problems[0])
         self._driver = Driver(
