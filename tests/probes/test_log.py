@@ -10,6 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tests.probes.recordings import shared
+from wizard.core.logstory import MOST_SAMPLES
 from wizard.core.logtext import leading
 from wizard.core.reading import Outcome, ProbeResult, Trust
 from wizard.core.target import Identity, Launch, Target
@@ -169,10 +170,7 @@ async def test_progress_bars_binary_bytes_and_very_long_lines(tmp_path: Path) ->
     assert (x["log.avail_after_load_gb"], x["log.fired_up"]) == (5.0, True)
 
 
-def test_a_large_log_is_searched_in_bounded_time_and_lines_stay_numbered(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(logfile, "WHOLE_BYTES", 4_000_000)
+def test_a_large_log_is_read_whole_and_lines_stay_numbered(tmp_path: Path) -> None:
     path = tmp_path / "server.log"
     filler = b"".join(batch("2026-01-02 03:05:00", 2, 0, 0.1) for _ in range(1000))
     with path.open("wb") as file:
@@ -184,13 +182,20 @@ def test_a_large_log_is_searched_in_bounded_time_and_lines_stay_numbered(
     hit = leading(view.story.ordered_hits)
     assert hit is not None
     assert (hit.signature.id, hit.number) == ("gpu_oom_runtime", 60_003)
-    assert view.passed_over > 5_000_000
-    assert view.unsearched == 0
-    late = read_saved(str(path), SIGNATURES, seconds=0.0)
-    assert late.unsearched > 5_000_000
+    assert (view.passed_over, view.unsearched) == (0, 0)
+    assert (view.story.last_line, len(view.story.batches)) == (120_003, MOST_SAMPLES)
 
 
-def test_the_last_start_of_a_long_live_log(tmp_path: Path) -> None:
+def test_out_of_time_the_end_is_read_and_the_rest_is_owned_up_to(tmp_path: Path) -> None:
+    path = tmp_path / "server.log"
+    filler = b"".join(batch("2026-01-02 03:05:00", 2, 0, 0.1) for _ in range(1000))
+    path.write_bytes(READY + filler * 60 + b"CUDA out of memory.\n")
+    view = read_saved(str(path), SIGNATURES, seconds=0.0)
+    assert view.unsearched > 3_000_000
+    assert [(h.signature.id, h.number) for h in view.story.ordered_hits] == [("gpu_oom_runtime", 60_003)]
+
+
+def test_the_last_start_of_a_long_live_log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "server.log"
     filler = b"".join(batch("2026-01-02 03:05:00", 2, 0, 0.1) for _ in range(1000))
     with path.open("wb") as file:
@@ -198,12 +203,14 @@ def test_the_last_start_of_a_long_live_log(tmp_path: Path) -> None:
         file.write(filler * 20)
         file.write(READY.replace(b"03:00", b"09:00").replace(b"0.5}", b"0.7}"))
         file.write(filler * 40)
-    view = logfile.read_live(str(path), SIGNATURES)
-    assert view.story.settings["mem_fraction_static"] == 0.7
-    assert view.story.settings_line == 20_003
-    assert view.story.last_line == 60_004
-    assert leading(view.story.ordered_hits) is None
-    assert view.passed_over > 0
+    for live_bytes in (logfile.LIVE_BYTES, 2_000_000):
+        monkeypatch.setattr(logfile, "LIVE_BYTES", live_bytes)
+        view = logfile.read_live(str(path), SIGNATURES)
+        assert view.story.settings["mem_fraction_static"] == 0.7
+        assert view.story.settings_line == 20_003
+        assert view.story.last_line == 60_004
+        assert leading(view.story.ordered_hits) is None
+        assert (view.passed_over > 0) == (live_bytes == 2_000_000)
 
 
 async def test_no_log_no_permission_no_file(tmp_path: Path) -> None:

@@ -371,9 +371,23 @@ def test_last_error_of_a_log(tmp_path: Path, line: str) -> None:
     before = b"ValueError: of an earlier start\n"
     log.write_bytes(before + b"\xff loading\n" + line.encode() + b"\n[x] Sleeping, no error here\n")
     child = Started(Identity(1, 1, "b"), str(log), len(before))
-    assert LiveOperations(tmp_path / "session-1.db").last_error(child) == line
+    said = line.removeprefix("[2026-01-01 00:00:00] ")
+    assert LiveOperations(tmp_path / "session-1.db").last_error(child) == said
     log.write_bytes(before)
     assert LiveOperations(tmp_path / "session-1.db").last_error(child) == ""
+
+
+def test_the_error_of_a_log_is_what_failed_first(tmp_path: Path) -> None:
+    log = tmp_path / "server.log"
+    lines = (
+        "[2026-01-01 00:00:00] server_args={'model_path': 'm'}",
+        "torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 1.00 GiB.",
+        "[2026-01-01 00:00:01] Received sigquit from a child process. It usually means the child failed.",
+        "RuntimeError: Rank 0 scheduler died during initialization (exit code: -3).",
+    )
+    log.write_text("\n".join(lines))
+    child = Started(Identity(1, 1, "b"), str(log), 0)
+    assert LiveOperations(tmp_path / "session-1.db").last_error(child) == lines[1]
 
 
 async def test_session_of_another_machine_is_not_resumed_here(

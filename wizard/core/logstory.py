@@ -14,10 +14,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from wizard.core.logtext import LINE_CAP, Hit, Line, Signature, first_match, read_line
-from wizard.core.serverargs import MARK, parse_server_args
+from wizard.core.serverargs import MARK, has_settings, parse_server_args
 
 PHASES = ("starting", "loading", "kv_allocation", "capture", "ready", "serving", "ended")
-MOST_SAMPLES = 50_000
+MOST_SAMPLES = 20_000
+"""Batch lines that are remembered: the last quarter of an hour of a very busy server."""
 RESTART_GAP_S = 30.0
 
 HEAD_LINES, BEFORE_LINES, AROUND_LINES, TAIL_LINES = 40, 20, 100, 100
@@ -47,7 +48,34 @@ _OTHERS = re.compile(rf"Process \d{{1,10}} has {_SIZE} memory in use")
 _NEEDED = re.compile(rf"Raise --mem-fraction-static above {_NUMBER}")
 _BIND = re.compile(r"attempting to bind on address \('[^']{0,80}', (\d{1,5})")
 _FRAME = re.compile(r", in (\w{1,80})$")
-_ACCESS = re.compile(r'HTTP/1\.\d" ([1-5])\d\d')
+_ACCESS = re.compile(
+    r'INFO: .{0,1900}HTTP/1\.\d" (?P<uvicorn>[1-5])\d\d[A-Za-z -]{0,40}\s*$|'  # else another line is glued on
+    r'(?!INFO: ).{0,2000}HTTP/1\.\d" (?P<other>[1-5])\d\d'
+)
+
+BATCH_STARTS = ("Decode batch", "Prefill batch")
+FACT_TEXTS = (
+    MARK,
+    "Traceback (most recent call last)",
+    "fired up and ready to roll",
+    "usage: ",
+    "launch_server.py:",
+    "SIGTERM received",
+    "Finished server process",
+    "Load weight begin",
+    "Load weight end",
+    "#tokens:",
+    "Memory pool end",
+    "raph ",
+    "max_total_num_tokens=",
+    "retracted_reqs:",
+    "llocate",
+    "mem-fraction-static above",
+    "attempting to bind",
+    *BATCH_STARTS,
+    "HTTP/",
+)
+"""A line without any of these (and outside a traceback) says nothing but what signatures find in it."""
 
 _FRAME_PHASES: tuple[tuple[str, re.Pattern[str]], ...] = (
     ("capture", re.compile(r"^(?:capture\w*|init_\w*(?:cuda|device)_graphs?|_capture\w*|kernel_warmup)$")),
@@ -84,7 +112,8 @@ class Story:
     phase: str = "starting"
     start_line: int = 0
     last_line: int = 0
-    settings: dict[str, Any] = field(default_factory=dict)
+    settings_text: str = ""
+    """The line that holds the settings; taken apart when somebody asks for them."""
     settings_line: int = 0
     numbers: dict[str, tuple[float, int]] = field(default_factory=dict)
     """Name of a reading -> its number and the line it stood in."""
@@ -98,17 +127,27 @@ class Story:
     last_stamp: float | None = None
     graph_gb: float = 0.0
     head: list[str] = field(default_factory=list)
-    tail: deque[str] = field(default_factory=lambda: deque(maxlen=TAIL_LINES))
-    around: list[str] = field(default_factory=list)
+    tail: deque[str | bytes] = field(default_factory=lambda: deque(maxlen=TAIL_LINES))
+    """Bytes: a raw line that nobody has taken apart yet, of which most are never asked for."""
+    around: list[str | bytes] = field(default_factory=list)
+    failed: bool = False
+    _settings: tuple[str, dict[str, Any]] | None = field(default=None, compare=False, repr=False)
 
-    def keep(self, text: str) -> None:
+    @property
+    def settings(self) -> dict[str, Any]:
+        """The settings of this start; empty until a line told them."""
+        if self._settings is None or self._settings[0] != self.settings_text:
+            self._settings = (self.settings_text, parse_server_args(self.settings_text))
+        return self._settings[1]
+
+    def keep(self, text: str | bytes) -> None:
         """A line that is not routine, for the digest."""
-        text = text.rstrip()[:DIGEST_CHARS]
+        if isinstance(text, str):
+            text = text[:DIGEST_CHARS].rstrip()
         if len(self.head) < HEAD_LINES:
-            self.head.append(text)
+            self.head.append(_shown(text))
             return
-        failed = any(h.signature.role == "lead" for h in self.hits.values())
-        if failed and len(self.around) < AROUND_LINES:
+        if self.failed and len(self.around) < AROUND_LINES:
             if not self.around:
                 self.around.extend(list(self.tail)[-BEFORE_LINES:])
                 self.tail.clear()
@@ -117,14 +156,26 @@ class Story:
             self.tail.append(text)
 
     @property
+    def eager(self) -> bool:
+        """Whether the next line matters to the digest, whatever it says."""
+        return len(self.head) < HEAD_LINES or (self.failed and len(self.around) < AROUND_LINES)
+
+    @property
     def digest(self) -> str:
         """Its lines that are neither batches, answered requests, settings nor noise: the first of them, those
         around the first failure, the last."""
-        return "\n".join((*self.head, *self.around, *self.tail))
+        return "\n".join((*self.head, *map(_shown, self.around), *map(_shown, self.tail)))
 
     @property
     def ordered_hits(self) -> list[Hit]:
         return sorted(self.hits.values(), key=lambda h: h.number)
+
+
+def _shown(text: str | bytes) -> str:
+    if isinstance(text, str):
+        return text
+    line = read_line(text.decode("utf-8", "replace").replace("\t", " "), 0)
+    return line.text[:DIGEST_CHARS].rstrip()
 
 
 _TRACEBACK_NOISE = ("exception_source_line",)
@@ -134,44 +185,71 @@ _TRACEBACK_NOISE = ("exception_source_line",)
 class LogReader:
     """Feed it lines; ``story`` is of the last start. ``feed`` never raises, whatever the line holds."""
 
-    def __init__(self, signatures: Iterable[Signature] = ()) -> None:
-        self._signatures = tuple(signatures)
+    def __init__(self, signatures: Iterable[Signature] = (), keeps_batches: bool = True) -> None:
+        self.signatures = tuple(signatures)
+        self._keeps_batches = keeps_batches
         self._frame_phase = ""
         self._in_traceback = False
+        self.stamped = False  # set by a line with a time; reset by who wants to know
         self._retract_keys: tuple[float | None, set[str]] = (None, set())
         self.story = Story()
 
-    def feed(self, raw: str, number: int) -> None:
-        if MARK in raw:
-            self._start(raw, number)
-        if ' HTTP/1.1" 2' in raw and self.story.phase == "serving":
-            self.story.last_line = number
-            return  # most lines of a busy server's log, and they say nothing
+    @property
+    def phase(self) -> str:
+        """The phase that the next line is judged in."""
+        return self._frame_phase or self.story.phase
+
+    @property
+    def in_traceback(self) -> bool:
+        return self._in_traceback
+
+    def feed(self, raw: str, number: int, candidates: Iterable[Signature] | None = None) -> None:
+        """One line. ``candidates``: the only signatures that can match it, in order, where that is known."""
         line = read_line(raw[:LINE_CAP], number)
-        if not line.text.strip():
+        text = line.text
+        if not text or text.isspace():
             return
+        batch = "atch" in text and text.startswith(BATCH_STARTS)
+        access = _ACCESS.match(text) if not batch and "HTTP/1." in text else None
+        routine = batch or (access is not None and access[access.lastgroup or 0] in "123")
+        if not routine and MARK in raw:
+            self._start(raw, number)
         story = self.story
         story.last_line = number
         if line.stamp is not None:
             story.first_stamp = story.first_stamp if story.first_stamp is not None else line.stamp
             story.last_stamp = line.stamp
-        text = line.text
-        if "atch" in text and self._batch(line):
+            self.stamped = True
+        if batch or access is not None:
+            self.reach_serving(batch)
+        if batch and self._keeps_batches:
+            story.batches.append(read_batch(line))
+        if routine:
             return
-        access = _ACCESS.search(text)
-        if access is not None:
-            if not story.settings:
-                self._advance("serving")  # an excerpt that begins after the start
-            if access[1] in "123":
-                return
         self._traceback(line)
         self._facts(line)
-        self._signs(line)
+        self._signs(line, self.signatures if candidates is None else candidates)
+
+    def pass_over(self, number: int, stamp: float | None, plain: bytes | None = None) -> None:
+        """Lines up to ``number`` that change nothing but the clock; ``plain``: one that the digest may show."""
+        story = self.story
+        story.last_line = number
+        if stamp is not None:
+            story.last_stamp = stamp
+        if plain is not None:
+            if stamp is not None:
+                self._in_traceback = False
+            story.keep(plain)
+
+    def reach_serving(self, batch: bool) -> None:
+        """A batch line, or an answered request: an excerpt that begins after the start is serving."""
+        if not self.story.settings_text or (batch and self.story.fired_up):
+            self._advance("serving")
 
     def _start(self, raw: str, number: int) -> None:
         """A ``server_args=`` line: of this start, of another node that starts too, or of the next start."""
-        settings = parse_server_args(raw[: 32 * LINE_CAP])
-        if not settings:
+        text = raw[: 32 * LINE_CAP]
+        if not has_settings(text):
             return
         story, stamp = self.story, read_line(raw[:240], number).stamp
         gap = stamp is not None and story.last_stamp is not None and stamp - story.last_stamp > RESTART_GAP_S
@@ -179,16 +257,17 @@ class LogReader:
             story.fired_up
             or story.phase in ("serving", "ended")  # without settings: the tail of an earlier start
             or any(h.signature.role in ("lead", "victim") for h in story.hits.values())
-            or (bool(story.settings) and gap)
+            or (bool(story.settings_text) and gap)
         )
         if over:
             self._begin(number)
-        if not self.story.settings:
-            self.story.settings, self.story.settings_line = settings, number
+        if not self.story.settings_text:
+            self.story.settings_text, self.story.settings_line = text, number
 
     def _begin(self, number: int) -> None:
         self.story = Story(start_line=number)
         self._frame_phase, self._in_traceback = "", False
+        self._retract_keys = (None, set())
 
     def _advance(self, phase: str) -> None:
         if PHASES.index(phase) > PHASES.index(self.story.phase):
@@ -197,29 +276,6 @@ class LogReader:
     def _note(self, name: str, x: float, number: int, keep: bool = True) -> None:
         if not keep or name not in self.story.numbers:
             self.story.numbers[name] = (x, number)
-
-    def _batch(self, line: Line) -> bool:
-        text = line.text
-        decode = text.startswith("Decode batch")
-        if not decode and not text.startswith("Prefill batch"):
-            return False
-        running, queued = _RUNNING.search(text), _QUEUED.search(text)
-        usages = [float(u) for u in _USAGE.findall(text)]
-        graph = _GRAPH_USED.search(text)
-        story = self.story
-        if story.fired_up or not story.settings:
-            self._advance("serving")
-        story.batches.append(
-            Batch(
-                line.stamp,
-                decode,
-                int(running[1]) if running else None,
-                int(queued[1]) if queued else None,
-                min(1.0, max(usages)) if usages else None,
-                graph[1] == "True" if graph and decode else None,
-            )
-        )
-        return True
 
     def _traceback(self, line: Line) -> None:
         text = line.text
@@ -242,7 +298,7 @@ class LogReader:
             story.fired_up = True
             self._advance("ready")
         elif text.startswith("usage: ") or ("launch_server.py:" in text and "UserWarning" in text):
-            if story.fired_up or story.phase == "ended" or (story.settings and story.hits):
+            if story.fired_up or story.phase == "ended" or (story.settings_text and story.hits):
                 self._begin(number)
         elif "SIGTERM received" in text:
             story.draining = True
@@ -318,15 +374,33 @@ class LogReader:
             if others or "this process has" in text:
                 self._note("log.oom_other_gb", round(others, 3), number)
 
-    def _signs(self, line: Line) -> None:
+    def _signs(self, line: Line, candidates: Iterable[Signature]) -> None:
         story = self.story
-        phase = self._frame_phase or story.phase
-        found = first_match(self._signatures, line.text, phase)
+        phase = self.phase
+        found = first_match(candidates, line.text, phase)
         noise = found is not None and found.role == "noise" and found.id not in _TRACEBACK_NOISE
         if not noise and MARK not in line.text:
             story.keep(line.text)
         if found is not None and found.id not in story.hits:
             story.hits[found.id] = Hit(found, line.number, line.text.strip(), phase)
+            story.failed = story.failed or found.role == "lead"
+
+
+def read_batch(line: Line) -> Batch:
+    """The numbers of a Prefill or Decode batch line."""
+    text = line.text
+    decode = text.startswith("Decode batch")
+    running, queued = _RUNNING.search(text), _QUEUED.search(text)
+    usages = [float(u) for u in _USAGE.findall(text)]
+    graph = _GRAPH_USED.search(text) if decode else None
+    return Batch(
+        line.stamp,
+        decode,
+        int(running[1]) if running else None,
+        int(queued[1]) if queued else None,
+        min(1.0, max(usages)) if usages else None,
+        graph[1] == "True" if graph else None,
+    )
 
 
 def _other_rank(line: Line) -> bool:

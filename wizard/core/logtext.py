@@ -85,6 +85,13 @@ _PREFIX = re.compile(
 )
 
 
+_TIME_OR_SO = re.compile(
+    r"^\[2.{18}(?:\] |(?:[.,]\d{1,6})?(?: ?(?:[A-Z_]{2,12}|DisaggregationMode\.[A-Z]{1,20})\d{0,4}){0,8}\] ?)"
+    r"(?=(?:Decode|Prefill) batch|INFO: )"
+)
+"""What stands where the time of a routine line is, whatever it is: logscan has no time to look closer."""
+
+
 @lru_cache(maxsize=64)
 def _seconds(day: str, clock: str) -> float | None:
     """Seconds of the log's clock; None for [2026-99-99 ...], which looks like a date and is none."""
@@ -99,6 +106,9 @@ def read_line(text: str, number: int) -> Line:
     """A raw line taken apart. A prefix that is not SGLang's stays part of the text."""
     match = _PREFIX.match(text[:240])
     if match is None or (match[1] is None and not match[3]):
+        vague = _TIME_OR_SO.match(text) if text[:2] == "[2" else None
+        if vague is not None:
+            return Line(text[vague.end() :], None, "", number)
         return Line(text, None, "", number)
     stamp = None
     if match[1] is not None:

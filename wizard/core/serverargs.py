@@ -14,7 +14,13 @@ from wizard.core.syntax import read_literal
 
 MARK = "server_args="
 _PAIR = re.compile(r"\s*(?:'(\w{1,80})'\s*:|(\w{1,80})\s*=)\s*")
+_FIRST = re.compile(r"server_args=\s{0,8}(?:ServerArgs\w{0,20}\(|[({])" + _PAIR.pattern)
 _CLOSERS = {"(": ")", "[": "]", "{": "}"}
+
+
+def has_settings(text: str) -> bool:
+    """Whether a log line holds settings, by their first: cheaper than to read them all."""
+    return _FIRST.match(text, max(0, text.find(MARK))) is not None
 
 
 def parse_server_args(text: str) -> dict[str, Any]:

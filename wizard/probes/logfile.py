@@ -1,8 +1,7 @@
-"""Reading a log file of any size in bounded memory, from the last start on.
+"""Reading a log file of any size in bounded memory.
 
-A live server's log is read at its last start (256 kB) and at its end (2 MB). A log of a server that is gone
-is read whole, but of the middle of a large one only the lines that hold a word that matters; what was passed
-over is said.
+A log of a server that is gone is read whole. Of a live server's, which is read again and again, the last start
+and the end; what lies between is passed over and said.
 """
 
 from __future__ import annotations
@@ -10,52 +9,24 @@ from __future__ import annotations
 import os
 import stat
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import BinaryIO
 
-from wizard.core.logstory import LogReader, Story
+from wizard.core.logscan import LONGEST_LINE, LogScanner, batches_of
+from wizard.core.logstory import MOST_SAMPLES, Batch, LogReader, Story
 from wizard.core.logtext import Signature
-from wizard.core.redact import clean
 
 HEAD_BYTES = 256 * 1024
-TAIL_BYTES = 2 * 1024 * 1024
-WHOLE_BYTES = 16 * 1024 * 1024
-"""A saved log up to this size is parsed line by line; of the middle of a larger one, lines with a word."""
-CHUNK = 1024 * 1024
-LONGEST_LINE = 128 * 1024
-SEARCH_BACK_BYTES = 256 * 1024 * 1024
+LIVE_BYTES = 128 * 1024 * 1024
+"""How much of a live log is read at its end: a quarter of a second."""
+BLOCK = 4 * 1024 * 1024
+SEARCH_BACK_BYTES = 1024 * 1024 * 1024
 """How far back the last start of a live server is searched for."""
 BEFORE_START_BYTES = 16 * 1024
 """Warnings stand before the server_args line of the same start."""
 
 START_MARK = b"server_args="
-_WORDS = tuple(
-    word.encode()
-    for word in (
-        "Traceback",
-        "rror",
-        "emory",
-        "xception",
-        "ssert",
-        "atchdog",
-        "retracted_reqs",
-        "igquit",
-        "SIGQUIT",
-        "SIGTERM",
-        "crashed",
-        "ailed",
-        "server_args=",
-        "fired up",
-        "avail mem=",
-        "illed",
-        "queue is full",
-        "not found",
-        "not supported",
-        "mismatch",
-        '  File "',
-    )
-)
 
 
 @dataclass(frozen=True)
@@ -74,54 +45,47 @@ def read_live(path: str, signatures: Iterable[Signature]) -> LogView:
     with _open(path) as file:
         size, modified = _measure(file)
         start = _last_start(file, size)
-        reader = LogReader(signatures)
-        tail_at = _aligned(file, size - TAIL_BYTES)
+        tail_at = _aligned(file, size - LIVE_BYTES)
         begin = _aligned(file, start - BEFORE_START_BYTES)
         head_end = min(_aligned(file, begin + HEAD_BYTES + BEFORE_START_BYTES), size)
-        number = _count_lines(file, 0, begin)
+        scan = _Scan(file, signatures)
+        scan.skip(0, begin)
         if head_end >= tail_at:
-            _feed(reader, file, begin, size, number)
-            return LogView(reader.story, size, modified, passed_over=0)
-        number = _feed(reader, file, begin, head_end, number)
-        number += _count_lines(file, head_end, tail_at)
-        _feed(reader, file, tail_at, size, number)
-        return LogView(reader.story, size, modified, passed_over=tail_at - head_end)
+            scan.read(begin, size)
+            return LogView(scan.finish(), size, modified)
+        scan.read(begin, head_end)
+        scan.skip(head_end, tail_at)
+        scan.read(tail_at, size)
+        return LogView(scan.finish(), size, modified, passed_over=tail_at - head_end)
 
 
 def read_start(path: str) -> Story:
     """Only the last start of a log: its settings and sizes. Raises OSError."""
     with _open(path) as file:
         size, _ = _measure(file)
-        start = _last_start(file, size)
-        begin = _aligned(file, start - BEFORE_START_BYTES)
-        reader = LogReader()
-        end = min(size, begin + HEAD_BYTES + BEFORE_START_BYTES)
-        _feed(reader, file, begin, end, _count_lines(file, 0, begin))
-        return reader.story
+        begin = _aligned(file, _last_start(file, size) - BEFORE_START_BYTES)
+        scan = _Scan(file, ())
+        scan.skip(0, begin)
+        scan.read(begin, min(size, begin + HEAD_BYTES + BEFORE_START_BYTES))
+        return scan.finish()
 
 
-def read_saved(path: str, signatures: Iterable[Signature], seconds: float = 20.0) -> LogView:
-    """The whole log of a server that is gone, within about ``seconds``. Raises OSError."""
+def read_saved(path: str, signatures: Iterable[Signature], seconds: float = 25.0, start: int = 0) -> LogView:
+    """All of the log of a server that is gone, from ``start`` on. Raises OSError.
+
+    When ``seconds`` have passed (a log of many GB on a slow disk) the rest but its end is left unsearched.
+    """
     deadline = time.monotonic() + seconds
     with _open(path) as file:
         size, modified = _measure(file)
-        reader = LogReader(signatures)
-        if size <= WHOLE_BYTES:
-            _feed(reader, file, 0, size, 0)
-            return LogView(reader.story, size, modified)
-        tail_at = _aligned(file, size - TAIL_BYTES)
-        at, passed_over = _aligned(file, HEAD_BYTES), 0
-        number = _feed(reader, file, 0, at, 0)
-        while at < tail_at and time.monotonic() < deadline:
-            end = min(_aligned(file, at + CHUNK), tail_at)
-            file.seek(at)
-            chunk = file.read(end - at)
-            looked_at = _feed_matching(reader, chunk, number)
-            number += chunk.count(b"\n")
-            passed_over += len(chunk) - looked_at
-            at = end
-        _feed(reader, file, tail_at, size, number)
-        return LogView(reader.story, size, modified, passed_over, unsearched=max(0, tail_at - at))
+        scan = _Scan(file, signatures)
+        stopped = scan.read(min(start, size), size, deadline)
+        if stopped >= size:
+            return LogView(scan.finish(), size, modified)
+        tail_at = _aligned(file, max(stopped, size - BLOCK))
+        scan.skip(stopped, tail_at)
+        scan.read(tail_at, size)
+        return LogView(scan.finish(), size, modified, unsearched=tail_at - stopped)
 
 
 def tail_text(path: str, most_bytes: int = 64 * 1024) -> str:
@@ -162,7 +126,7 @@ def _last_start(file: BinaryIO, size: int) -> int:
     """Where the last server_args line stands; 0 when none is found in the last part."""
     end, floor = size, max(0, size - SEARCH_BACK_BYTES)
     while end > floor:
-        at = max(floor, end - 4 * CHUNK)
+        at = max(floor, end - BLOCK)
         file.seek(at)
         chunk = file.read(end - at + len(START_MARK))
         found = chunk.rfind(START_MARK)
@@ -172,78 +136,66 @@ def _last_start(file: BinaryIO, size: int) -> int:
     return 0
 
 
-def _count_lines(file: BinaryIO, start: int, end: int) -> int:
-    if end - start > SEARCH_BACK_BYTES:
-        return 0
-    count, at = 0, start
-    file.seek(start)
-    while at < end:
-        chunk = file.read(min(CHUNK, end - at))
-        if not chunk:
-            break
-        count += chunk.count(b"\n")
-        at += len(chunk)
-    return count
+class _Scan:
+    """Hands parts of a file to a LogScanner, block by block, in order."""
 
+    def __init__(self, file: BinaryIO, signatures: Iterable[Signature]) -> None:
+        self._file = file
+        self._scanner = LogScanner(LogReader(signatures, keeps_batches=False))
+        self._with_batches: list[tuple[int, int]] = []
 
-def _feed(reader: LogReader, file: BinaryIO, start: int, end: int, number: int) -> int:
-    """Feed the lines of ``file[start:end]``; gives the number of the last line."""
-    for raw in _raw_lines(file, start, end):
-        number += 1
-        _feed_line(reader, raw, number)
-    return number
+    def skip(self, start: int, end: int) -> None:
+        """Only count the lines."""
+        self._file.seek(start)
+        while start < end:
+            chunk = self._file.read(min(BLOCK, end - start))
+            if not chunk:
+                break
+            self._scanner.number += chunk.count(b"\n")
+            start += len(chunk)
 
+    def read(self, start: int, end: int, deadline: float = float("inf")) -> int:
+        """The lines of ``file[start:end]``; both stand at the beginning of a line. Gives where it stopped."""
+        self._file.seek(start)
+        buffer, at = bytearray(BLOCK + LONGEST_LINE + 1), start
+        view = memoryview(buffer)
+        held = 1  # bytes at the beginning of the buffer: the newline before a line, and what there is of it
+        buffer[0] = ord("\n")
+        line_at = start
+        while at < end and time.monotonic() < deadline:
+            got = self._file.readinto(view[held : held + min(BLOCK, end - at)])  # type: ignore[attr-defined]
+            if not got:
+                break
+            began, at, filled = at - held, at + got, held + got
+            cut = buffer.rfind(b"\n", 0, filled)
+            if cut > 0:
+                self._block(buffer, cut, began, line_at)
+                line_at = began + cut + 1
+            held = min(filled - cut, LONGEST_LINE + 1)  # the rest of a longer line is dropped
+            buffer[:held] = buffer[cut : cut + held]
+        if at < end:
+            return line_at
+        if held > 1:
+            self._block(buffer, held, at - held, line_at)
+        return at
 
-def _feed_matching(reader: LogReader, chunk: bytes, number: int) -> int:
-    """Feed only the lines of a chunk that hold one of the words; gives how many bytes they were."""
-    spans: set[tuple[int, int]] = set()
-    for word in _WORDS:
-        at = chunk.find(word)
-        while at >= 0:
-            end = chunk.find(b"\n", at)
-            end = len(chunk) if end < 0 else end
-            spans.add((chunk.rfind(b"\n", 0, at) + 1, end))
-            at = chunk.find(word, end)
-    counted, looked_at = 0, 0
-    for start, end in sorted(spans):
-        number += chunk.count(b"\n", counted, start)
-        counted = start
-        _feed_line(reader, chunk[start : min(end, start + LONGEST_LINE)], number + 1)
-        looked_at += end - start
-    return looked_at
+    def _block(self, data: bytearray, cut: int, began: int, first_line: int) -> None:
+        self._scanner.scan(data, cut, began)
+        if data.find(b" batch", 0, cut) >= 0:
+            self._with_batches.append((first_line, began + cut))
 
-
-def _feed_line(reader: LogReader, raw: bytes, number: int) -> None:
-    for piece in _pieces(raw):
-        text = piece.decode("utf-8", "replace")
-        if not text.isprintable():
-            text = clean(text.replace("\t", " ")).replace("\n", " ")
-        reader.feed(text, number)
-
-
-def _raw_lines(file: BinaryIO, start: int, end: int) -> Iterator[bytes]:
-    """Lines without their newline, each at most LONGEST_LINE; the rest of a longer one is dropped."""
-    file.seek(start)
-    carry, at = b"", start
-    while at < end:
-        chunk = file.read(min(CHUNK, end - at))
-        if not chunk:
-            break
-        at += len(chunk)
-        lines = chunk.split(b"\n")
-        lines[0] = carry + lines[0]
-        carry = lines.pop()
-        for line in lines:
-            yield line[:LONGEST_LINE]
-        if len(carry) > LONGEST_LINE:
-            carry = carry[:LONGEST_LINE]
-    if carry:
-        yield carry
-
-
-def _pieces(raw: bytes) -> list[bytes]:
-    """A line as a terminal would leave it: of bars rewritten with CR only what is no bar, or the last."""
-    if b"\r" not in raw:
-        return [raw]
-    pieces = [p for p in raw.split(b"\r") if p]
-    return [p for i, p in enumerate(pieces) if i == len(pieces) - 1 or (b"it/s" not in p and b"s/it" not in p)]
+    def finish(self) -> Story:
+        """The story, with the last batch lines since its start."""
+        story = self._scanner.reader.story
+        found: list[list[Batch]] = []
+        wanted = MOST_SAMPLES
+        for start, end in reversed(self._with_batches):
+            start = max(start, self._scanner.story_at)
+            if wanted <= 0 or start >= end:
+                break
+            self._file.seek(start)
+            found.append(batches_of(self._file.read(end - start), wanted))
+            wanted -= len(found[-1])
+        for batches in reversed(found):
+            story.batches.extend(batches)
+        return story

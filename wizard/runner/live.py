@@ -7,9 +7,11 @@ import os
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from wizard.core.logtext import Signature, leading
 from wizard.core.measurement import Measurement, Verdict, Workload
 from wizard.core.plan import VerifyGoal
 from wizard.core.target import Identity, Launch, Target
@@ -28,12 +30,13 @@ HEALTH_LIMIT_S = 5.0
 _ERROR_LINE = re.compile(
     r"^(?:[\w./ -]{1,80}: )?error: |^(?:\w+\.)*\w*(?:Error|Exception|Exit)\b\s*(?::|$)|\b(?:ERROR|CRITICAL)\b"
 )
-_TAIL_BYTES = 65536
-
+"""An error that no signature knows."""
 
 NEEDED = (
     "httpx",
     "wizard.core.verdict",
+    "wizard.flowfile.load",
+    "wizard.probes.logfile",
     "wizard.measure.client",
     "wizard.measure.passive",
     "wizard.probes.gpu",
@@ -53,6 +56,16 @@ def load_all() -> None:
     """
     for name in NEEDED:
         importlib.import_module(name)
+    known_signatures()
+
+
+@lru_cache(maxsize=1)
+def known_signatures() -> tuple[Signature, ...]:
+    """What lines of a log mean, from the flows that came with the wizard."""
+    from wizard.flowfile.load import load_book
+    from wizard.flowfile.resources import flows_dir
+
+    return load_book(flows_dir(), proven=True).signatures
 
 
 class LiveOperations:
@@ -159,12 +172,15 @@ class LiveOperations:
     def last_error(self, child: Started) -> str:
         if child.log_path is None:
             return ""
-        with open(child.log_path, "rb") as log:
-            size = log.seek(0, os.SEEK_END)
-            start = child.log_offset if child.log_offset <= size else 0
-            log.seek(max(start, size - _TAIL_BYTES))
-            lines = log.read(_TAIL_BYTES).decode("utf-8", errors="replace").splitlines()
-        found = [line for line in lines if _ERROR_LINE.search(line)]
+        from wizard.probes.logfile import read_saved
+
+        size = os.stat(child.log_path).st_size
+        start = child.log_offset if child.log_offset <= size else 0
+        story = read_saved(child.log_path, known_signatures(), start=start).story
+        lead = leading(story.ordered_hits)
+        if lead is not None:
+            return clean_line(lead.text).strip()[:300]
+        found = [line for line in story.digest.splitlines() if _ERROR_LINE.search(line)]
         return clean_line(found[-1]).strip()[:300] if found else ""
 
     async def measure(

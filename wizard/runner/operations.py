@@ -108,7 +108,7 @@ class Operations(Protocol):
     ) -> Readiness: ...
 
     def last_error(self, child: Started) -> str:
-        """The last line of the child's own log that tells of an error, or ""."""
+        """The line of the child's own log that names its failure (the earliest that is no victim), or ""."""
         ...
 
     async def measure(
