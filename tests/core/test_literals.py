@@ -1,12 +1,15 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from wizard.core.literals import SHORTEST, all_texts, required_texts
+from wizard.core.logtext import Signature
+from wizard.flowfile.lint import lint
 from wizard.flowfile.load import load_book
 from wizard.flowfile.resources import flows_dir
 
@@ -64,3 +67,12 @@ def test_what_matches_holds_a_text(pattern: str, data: st.DataObject) -> None:
     texts = required_texts(pattern)
     string = data.draw(st.from_regex(re.compile(pattern)))
     assert texts is None or any(text in string for text in texts)
+
+
+def test_lint_refuses_a_signature_that_every_line_must_be_tried_on() -> None:
+    book = load_book(flows_dir())
+    costly = Signature("costly", r"\w+: \d+", "info")
+    problems = lint(replace(book, signatures=(*book.signatures, costly)))
+    assert [p.message for p in problems] == [
+        'the pattern of "costly" needs no certain text: costly on large logs'
+    ]

@@ -87,6 +87,8 @@ LINES = [
     stamped("\x1b[31mCUDA out of mem\x1b[0mory. Tried to allocate 1.00 GiB"),
     stamped("CUDA error: an illegal memory access was encountered"),
     "KeyError: 'fancy'",
+    stamped("Receive: obj=GenerateReqInfo(rid='1', text='CUDA out of memory. Tried to allocate 1.00 GiB')"),
+    "Finish: obj=GenerateReqInfo(rid='1')",
     "100%|#| 1/2 [00:01<00:00, 2.1it/s]\r100%|#| 2/2 [00:01<00:00, 2.1it/s]",
     "exit code: 7 \u2588\u200b of memory",
 ]  # fmt: skip
@@ -114,13 +116,17 @@ logs = st.tuples(
 ).map(lambda parts: parts[1].join(parts[0]).replace(b"\r\n", parts[1]) + (parts[1] if parts[2] else b""))
 
 
-@given(logs, st.sampled_from([200, 1000, 7000, logfile.BLOCK]))
+@given(logs, st.sampled_from([200, 1000, 7000, logfile.BLOCK]), st.sampled_from([0, 3, 4000]))
 @settings(max_examples=250, deadline=None, suppress_health_check=list(HealthCheck))
-def test_any_log_gives_the_story_of_the_plain_reader(tmp_path_factory: Any, data: bytes, block: int) -> None:
+def test_any_log_gives_the_story_of_the_plain_reader(
+    tmp_path_factory: Any, data: bytes, block: int, odd: int
+) -> None:
     path = tmp_path_factory.getbasetemp() / "any.log"
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(logfile, "BLOCK", block)
         patch.setattr(logscan, "MOST_SHAPES", 5)
+        patch.setattr(logscan, "MOST_ODD", odd)
+        patch.setattr(logscan, "UNLEARNED", odd)
         patch.setattr(logscan, "LONGEST_LINE", 5000)
         patch.setattr(logfile, "LONGEST_LINE", 5000)
         assert told(in_blocks(path, data)) == told(plainly(data))
@@ -141,6 +147,7 @@ def test_starts_before_the_last_are_not_taken_apart(tmp_path: Any, monkeypatch: 
     monkeypatch.setattr(logscan, "feed_line", lambda r, raw, n, c=None: (fed.append(n), real(r, raw, n, c)))
     in_blocks(tmp_path / "x.log", (STARTED * 100).encode())
     assert 0 < len(fed) < 100
+    assert len(STARTED.splitlines()) * 100 > 1000
 
 
 def test_lines_seen_before_are_not_taken_apart(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -150,7 +157,7 @@ def test_lines_seen_before_are_not_taken_apart(tmp_path: Any, monkeypatch: pytes
     refused = stamped(ACCESS.replace("200 OK", "404 Not Found"))
     lines = [*STARTED.splitlines(), *[refused, stamped("line 7 of many"), "plain 8", stamped(DECODE)] * 5000]
     story = in_blocks(tmp_path / "x.log", "\n".join(lines).encode())
-    assert len(fed) < 100
+    assert len(fed) < logscan.UNLEARNED + 100
     assert "request_refused" in story.hits
     assert story.digest.endswith("plain 8")
 
@@ -205,3 +212,10 @@ def test_what_a_carriage_return_hides_in_a_routine_line_is_read(tmp_path: Any) -
     story = in_blocks(tmp_path / "x.log", data)
     assert told(story) == told(plainly(data))
     assert "nccl_error" in story.hits
+
+
+def test_what_people_ask_a_model_accuses_no_server(tmp_path: Any) -> None:
+    asked = "Receive: obj=GenerateReqInfo(text='why CUDA out of memory. Tried to allocate 1.00 GiB')"
+    for text in (asked, asked.replace("Receive", "Finish")):
+        story = in_blocks(tmp_path / "x.log", (STARTED + stamped(text)).encode())
+        assert not story.failed

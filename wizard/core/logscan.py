@@ -19,8 +19,13 @@ from wizard.core.serverargs import MARK, has_settings
 
 LONGEST_LINE = 128 * 1024
 """Bytes of a line that are read; the rest of a longer one is dropped."""
-MOST_SHAPES, LONGEST_SHAPE = 4096, 2000
-DENSE = 1 / 1500
+MOST_SHAPES, LONGEST_SHAPE = 4096, 16_000
+UNLEARNED = 400
+"""Lines that are taken apart without more ado: a short log is read before the patterns were looked through."""
+MOST_SHAPE_BYTES = 16_000_000
+MOST_ODD = 4000
+"""Control characters in a block up to which their lines are looked for one by one."""
+DENSE = 1 / 10_000
 """Unusual lines a byte from which on it is worth while to look whether a later start ends their story."""
 
 _DIGITS = b"0123456789"
@@ -35,7 +40,7 @@ def _unusual(char: bytes, rest: bytes, end: bytes) -> re.Pattern[bytes]:
     too few costs only time. ``char``: what may stand in such a line; ``rest``: all of the rest of a batch line.
     """
     access = rb"INFO: " + char + rb'{0,1900}HTTP/1\.\d" [123]\d\d[A-Za-z -]{0,40}' + end
-    said = rb"(?:(?:Decode|Prefill) batch" + rest + rb"|" + access + rb")"
+    said = rb"(?:(?:Decode batch|Prefill batch|Receive: |Finish: )" + rest + rb"|" + access + rb")"
     time = rb"\[2" + char + rb"{18}(?:\] |" + _RANKS + rb")"
     shapes = (time + said, access, rb"[ -Z\\-~]{1,120}" + _TIME + said)
     return re.compile(rb"\n(?!(?:" + rb"|".join(shapes) + rb"))")
@@ -46,6 +51,7 @@ _UNUSUAL_OR_ODD = _unusual(rb"[ -~]", rb"[ -~]*\r?(?:\n|\Z)", rb"\r?(?:\n|\Z)")
 """For blocks with control characters: a line that holds any is taken apart."""
 _ODD = (b"\x00", b"\r", b"\x1b", b"\xc2")
 _REFUSED = re.compile(rb"(?:" + _TIME + rb')?INFO: [ -~]{0,1900}HTTP/1\.\d" [45]\d\d[A-Za-z -]{0,40}')
+_BATCH = re.compile(rb"\] ?(?:Decode|Prefill) batch")
 _USAGE = re.compile(rb"(?:\n|\] |\r)usage: ")
 _MARK, _FIRED, _LAUNCHED = MARK.encode(), b"fired up and ready to roll", b"launch_server.py:"
 
@@ -62,11 +68,13 @@ class LogScanner:
         self.number = 0
         self.story_at = 0
         self._shapes: dict[bytes, Shape] = {}
+        self._shape_bytes = 0
         self._stamp: tuple[bytes, float | None] = (b"", None)
         self._runs: list[tuple[int, int]] = []
         self._facts = tuple(_without_digits(text) for text in FACT_TEXTS)
-        self._needs = [(s, _needed(s)) for s in reader.signatures]
-        self._with_digits = {s.id: _texts_with_digits(s) for s in reader.signatures}
+        self._needs: list[tuple[Signature, tuple[bytes, ...]]] = []
+        self._with_digits: dict[str, tuple[bytes, ...] | None] = {}
+        self._fed = 0
 
     def scan(self, data: bytes | bytearray, end: int, at: int = 0) -> None:
         """The lines of ``data[1:end]``, after the newline that ``data`` begins with.
@@ -74,9 +82,7 @@ class LogScanner:
         ``data[end:end+1]`` is the newline after the last of them, or not looked at. ``at``: where in the file
         ``data`` begins. ``data`` is not kept.
         """
-        odd = any(data.find(char, 0, end) >= 0 for char in _ODD)
-        pattern = _UNUSUAL_OR_ODD if odd else _UNUSUAL
-        places = [m.end() for m in pattern.finditer(data, 0, end)]
+        places = _places(data, end)
         done = 1
         if len(places) > DENSE * end:
             done = self._skip_to_last_start(data, end, set(places)) or 1
@@ -135,10 +141,17 @@ class LogScanner:
 
     def _learn(self, shape: bytes) -> Shape:
         """What lines of a shape can say. A control character may split what it hides, so it decides nothing."""
+        self._fed += 1
+        if self._fed <= UNLEARNED:
+            return (True, False, self.reader.signatures)
+        if not self._needs:
+            self._needs = [(s, _needed(s)) for s in self.reader.signatures]
+            self._with_digits = {s.id: _texts_with_digits(s) for s in self.reader.signatures}
         text = shape.replace(b"\t", b" ")
         if not text.decode("utf-8", "replace").isprintable():
             return (True, False, self.reader.signatures)
-        candidates = tuple(s for s, texts in self._needs if any(t in text for t in texts))
+        seen = text[:LINE_CAP] if text.isascii() else text  # patterns see no more of a line
+        candidates = tuple(s for s, texts in self._needs if any(t in seen for t in texts))
         facts = {fact for fact in self._facts if fact in text}
         always = (
             bool(facts)
@@ -148,8 +161,10 @@ class LogScanner:
         refusal = facts == {b"HTTP/"} and not any(s.role == "noise" for s in candidates)
         known = (always, refusal, candidates)
         if len(shape) <= LONGEST_SHAPE:
-            if len(self._shapes) >= MOST_SHAPES:
+            self._shape_bytes += len(shape)
+            if len(self._shapes) >= MOST_SHAPES or self._shape_bytes > MOST_SHAPE_BYTES:
                 self._shapes.clear()
+                self._shape_bytes = len(shape)
             self._shapes[shape] = known
         return known
 
@@ -159,7 +174,7 @@ class LogScanner:
         story = reader.story
         self.number += data.count(b"\n", start, end) + 1
         if story.phase not in ("serving", "ended"):
-            reader.reach_serving(batch=data.find(b" batch", start, end) >= 0)
+            reader.reach_serving(batch=_BATCH.search(data, start, end) is not None)
         if story.first_stamp is None and data.find(b"[2", start, end) >= 0:
             story.first_stamp = next((s for s in _stamps(data, start, end) if s is not None), None)
         reader.pass_over(self.number, None)
@@ -231,6 +246,21 @@ class LogScanner:
             return False
         warned = begin == line or (b"UserWarning" in first and _LAUNCHED in first)
         return warned and _FIRED in said and has_settings(settings.decode("utf-8", "replace"))
+
+
+def _places(data: bytes | bytearray, end: int) -> list[int]:
+    """Where the lines begin that are not routine, or hold a control character."""
+    odd = [data.count(char, 0, end) for char in _ODD]
+    if sum(odd) > MOST_ODD:
+        return [m.end() for m in _UNUSUAL_OR_ODD.finditer(data, 0, end)]
+    places = [m.end() for m in _UNUSUAL.finditer(data, 0, end)]
+    more: set[int] = set()
+    for char, count in zip(_ODD, odd, strict=True):
+        at = -1
+        for _ in range(count):
+            at = data.find(char, at + 1, end)
+            more.add(data.rfind(b"\n", 0, at) + 1)
+    return sorted(more.union(places)) if more else places
 
 
 def _needed(signature: Signature) -> tuple[bytes, ...]:

@@ -54,6 +54,8 @@ _ACCESS = re.compile(
 )
 
 BATCH_STARTS = ("Decode batch", "Prefill batch")
+REQUEST_STARTS = ("Receive: ", "Finish: ")
+"""--log-requests: what people ask a model accuses no server."""
 FACT_TEXTS = (
     MARK,
     "Traceback (most recent call last)",
@@ -73,6 +75,7 @@ FACT_TEXTS = (
     "mem-fraction-static above",
     "attempting to bind",
     *BATCH_STARTS,
+    *REQUEST_STARTS,
     "HTTP/",
 )
 """A line without any of these (and outside a traceback) says nothing but what signatures find in it."""
@@ -211,7 +214,8 @@ class LogReader:
             return
         batch = "atch" in text and text.startswith(BATCH_STARTS)
         access = _ACCESS.match(text) if not batch and "HTTP/1." in text else None
-        routine = batch or (access is not None and access[access.lastgroup or 0] in "123")
+        request = text.startswith(REQUEST_STARTS)
+        routine = batch or request or (access is not None and access[access.lastgroup or 0] in "123")
         if not routine and MARK in raw:
             self._start(raw, number)
         story = self.story
@@ -220,7 +224,7 @@ class LogReader:
             story.first_stamp = story.first_stamp if story.first_stamp is not None else line.stamp
             story.last_stamp = line.stamp
             self.stamped = True
-        if batch or access is not None:
+        if routine or access is not None:
             self.reach_serving(batch)
         if batch and self._keeps_batches:
             story.batches.append(read_batch(line))

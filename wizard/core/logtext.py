@@ -87,7 +87,7 @@ _PREFIX = re.compile(
 
 _TIME_OR_SO = re.compile(
     r"^\[2.{18}(?:\] |(?:[.,]\d{1,6})?(?: ?(?:[A-Z_]{2,12}|DisaggregationMode\.[A-Z]{1,20})\d{0,4}){0,8}\] ?)"
-    r"(?=(?:Decode|Prefill) batch|INFO: )"
+    r"(?=(?:Decode|Prefill) batch|INFO: |Receive: |Finish: )"
 )
 """What stands where the time of a routine line is, whatever it is: logscan has no time to look closer."""
 

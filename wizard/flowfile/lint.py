@@ -14,6 +14,7 @@ from wizard.core.checklist import Goal
 from wizard.core.clue import TEXT_CAP
 from wizard.core.expr import Expression, Template
 from wizard.core.flow import Cause, Change, Flow, FlowBook, Mark, Node, Remedy
+from wizard.core.literals import required_texts
 from wizard.core.logtext import LINE_CAP
 from wizard.core.reference import Reference
 from wizard.core.vocabulary import PROBES, VOCABULARY
@@ -199,6 +200,10 @@ def _patterns(book: FlowBook) -> Iterator[Problem]:
         steps = too_slow(pattern, characters)
         if steps is not None:
             message = f'the pattern of "{name}" may take {steps:.0e} steps; use fewer or narrower gaps'
+            yield Problem(Mark("flows", 1, 1), message)
+    for signature in book.signatures:
+        if required_texts(signature.pattern) is None:
+            message = f'the pattern of "{signature.id}" needs no certain text: costly on large logs'
             yield Problem(Mark("flows", 1, 1), message)
 
 
