@@ -160,20 +160,6 @@ async def test_a_pasted_command() -> None:
     assert 0.8 < float(str(x["server.default_mem_fraction_static"])) < 0.9
 
 
-@pytest.mark.parametrize(
-    ("hardware", "gb"),
-    [
-        ("8x H200", 140.4),
-        ("NVIDIA A100-SXM4-40GB", 39.4),
-        ("a100 80gb", 79.2),
-        ("RTX 4090", 24.0),
-        ("a Mac", None),
-    ],
-)
-def test_cards_by_name(hardware: str, gb: float | None) -> None:
-    assert sglang.card_gb(hardware) == gb
-
-
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),

@@ -18,10 +18,11 @@ class Reading:
 
 
 _TABLE = """
-gpu.count | cards | NVIDIA cards seen | gpu
-gpu.name | text | name of the target's card | gpu
+gpu.count | cards | NVIDIA cards seen, or told | gpu, told
+gpu.name | text | name of the target's card | gpu, told
+gpu.capability | sm | CUDA compute capability, 8.9 for sm_89 | told
 gpu.utilization | % | NVML utilization; reads 100 in nearly every state, good or bad | gpu
-gpu.memory_total_gb | GiB | memory of the card | gpu
+gpu.memory_total_gb | GiB | memory of the card | gpu, told
 gpu.memory_used_gb | GiB | memory in use on the card | gpu
 gpu.memory_free_gb | GiB | memory free on the card | gpu
 gpu.target_memory_gb | GiB | memory held by the target's own process tree | gpu
@@ -68,7 +69,7 @@ http.health_status | code | HTTP status of /health | http
 http.health_latency_s | s | time /health took; 1.0 s is by design | http
 server.version | text | SGLang version | sglang
 server.model | text | model path or served name | sglang
-server.device | text | cuda, cpu, ... | sglang
+server.device | text | cuda, cpu, ... | sglang, told
 server.simulated | bool | it says that it is the wizard's simulator | sglang
 server.status | text | status in /server_info | sglang
 server.host | text | bind address | sglang

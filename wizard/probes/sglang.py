@@ -7,10 +7,10 @@ command line are told apart from those SGLang chose: only the former are somebod
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from typing import Any
 
+from wizard.core import hardware
 from wizard.core.argv import CommandLine, parse, split
 from wizard.core.logstory import Story
 from wizard.core.memory import default_fraction, default_max_running_requests
@@ -340,7 +340,7 @@ def _defaults(values: Mapping[str, Value], ctx: ProbeContext) -> dict[str, Value
         found["server.default_max_running_requests"] = Value(
             x, Trust.ESTIMATED, "pool / context, SGLang's rule"
         )
-    total = number("gpu.memory_total_gb") or card_gb(ctx.target.hardware)
+    total = number("gpu.memory_total_gb") or hardware.read(ctx.target.hardware).memory_gb
     version = values.get("server.version")
     device = values.get("server.device")
     if total and version is not None and (device is None or device.x != "cpu"):
@@ -349,25 +349,3 @@ def _defaults(values: Mapping[str, Value], ctx: ProbeContext) -> dict[str, Value
             fraction, Trust.ESTIMATED, "SGLang's rule for this card"
         )
     return found
-
-
-_CARDS = (
-    (r"\bB300\b", 268.0),
-    (r"\bG?B200\b", 179.0),
-    (r"\bG?H200\b", 140.4),
-    (r"\bH20\b", 95.6),
-    (r"\bH[18]00\b", 79.6),
-    (r"\bA100\b.{0,20}\b40 ?G", 39.4),
-    (r"\bA[18]00\b", 79.2),
-    (r"\bL40S?\b|\bA6000\b", 45.0),
-    (r"\b5090\b", 31.8),
-    (r"\b[34]090\b", 24.0),
-    (r"\bL4\b|\bA10G?\b", 22.5),
-    (r"\bT4\b", 15.0),
-)
-"""Words of a card's name -> GiB that nvidia-smi shows for it."""
-
-
-def card_gb(hardware: str) -> float | None:
-    """Memory of a card by what a person wrote of the hardware; None when no known card is named."""
-    return next((gb for words, gb in _CARDS if re.search(words, hardware, re.I)), None)

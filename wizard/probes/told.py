@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from wizard.core.argv import shell_join
 from wizard.core.clue import search
+from wizard.core.hardware import read
 from wizard.core.reading import Outcome, ProbeResult, Scalar, Trust, Value
 from wizard.core.redact import clean, redact_argv, redact_text
 from wizard.core.request import MOST_BYTES, examine
@@ -22,11 +23,25 @@ class ToldProbe:
             ids, quotes = search(ctx.clues, place, text)
             values[f"{place}.clues"] = Value(ids, Trust.REPORTED, place)
             values[f"{place}.quotes"] = Value(quotes, Trust.REPORTED, place)
+        values.update(of_hardware(ctx.target.hardware))
         if ctx.target.request_path:
             values.update(await in_thread(of_request, ctx.target.request_path))
         if not values:
             raise NoData("nobody told anything", "give --symptom TEXT, --hardware TEXT or --command STR")
         return ProbeResult("told", Outcome.OK, values)
+
+
+def of_hardware(text: str) -> dict[str, Value]:
+    """The cards that a person named, as far as they are known ones: what no NVML can tell of another host."""
+    found = read(text)
+    known: dict[str, Scalar | None] = {
+        "gpu.name": found.name,
+        "gpu.count": found.count,
+        "gpu.memory_total_gb": found.memory_gb,
+        "gpu.capability": found.capability,
+        "server.device": "cuda" if found.capability else None,
+    }
+    return {k: Value(x, Trust.DOCUMENTED, "hardware told") for k, x in known.items() if x is not None}
 
 
 def of_request(path: str) -> dict[str, Value]:
