@@ -26,7 +26,7 @@ from wizard.core.logtext import leading
 from wizard.flowfile.load import load_book
 from wizard.flowfile.resources import flows_dir
 from wizard.probes.logfile import read_saved
-book = load_book(flows_dir())
+book = load_book(flows_dir(), proven=True)
 import time
 began = time.perf_counter()
 view = read_saved(sys.argv[1], book.signatures)
@@ -46,7 +46,7 @@ def test_a_gigabyte_of_log_against_ripgrep(tmp_path: Path) -> None:
         pytest.skip("rg is not installed: nothing to compare with")
     path, texts = tmp_path / "big.log", tmp_path / "texts"
     write(path, 1024 * MB)
-    words = all_texts(s.pattern for s in load_book(flows_dir()).signatures)
+    words = all_texts(s.pattern for s in load_book(flows_dir(), proven=True).signatures)
     texts.write_text("\n".join(words) + "\n")
     try:
         ours, theirs, told = [], [], {}

@@ -13,7 +13,7 @@ from wizard.flowfile.lint import lint
 from wizard.flowfile.load import load_book
 from wizard.flowfile.resources import flows_dir
 
-SIGNATURES = load_book(flows_dir()).signatures
+SIGNATURES = load_book(flows_dir(), proven=True).signatures
 
 
 @pytest.mark.parametrize(

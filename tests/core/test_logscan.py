@@ -17,7 +17,7 @@ from wizard.flowfile.load import load_book
 from wizard.flowfile.resources import flows_dir
 from wizard.probes import logfile
 
-SIGNATURES = load_book(flows_dir()).signatures
+SIGNATURES = load_book(flows_dir(), proven=True).signatures
 
 
 def plainly(data: bytes) -> Story:

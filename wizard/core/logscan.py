@@ -24,7 +24,7 @@ UNLEARNED = 400
 """Lines that are taken apart without more ado: a short log is read before the patterns were looked through."""
 MOST_SHAPE_BYTES = 16_000_000
 MOST_ODD = 4000
-"""Control characters in a block up to which their lines are looked for one by one."""
+"""Lines with control characters in a block up to which they are looked for one by one."""
 DENSE = 1 / 10_000
 """Unusual lines a byte from which on it is worth while to look whether a later start ends their story."""
 
@@ -40,7 +40,8 @@ def _unusual(char: bytes, rest: bytes, end: bytes) -> re.Pattern[bytes]:
     too few costs only time. ``char``: what may stand in such a line; ``rest``: all of the rest of a batch line.
     """
     access = rb"INFO: " + char + rb'{0,1900}HTTP/1\.\d" [123]\d\d[A-Za-z -]{0,40}' + end
-    said = rb"(?:(?:Decode batch|Prefill batch|Receive: |Finish: )" + rest + rb"|" + access + rb")"
+    starts = (rb"Decode batch", rb"Prefill batch", rb"Receive: ", rb"Finish: ")
+    said = rb"(?:" + rb"|".join(start + rest for start in starts) + rb"|" + access + rb")"
     time = rb"\[2" + char + rb"{18}(?:\] |" + _RANKS + rb")"
     shapes = (time + said, access, rb"[ -Z\\-~]{1,120}" + _TIME + said)
     return re.compile(rb"\n(?!(?:" + rb"|".join(shapes) + rb"))")
@@ -250,17 +251,17 @@ class LogScanner:
 
 def _places(data: bytes | bytearray, end: int) -> list[int]:
     """Where the lines begin that are not routine, or hold a control character."""
-    odd = [data.count(char, 0, end) for char in _ODD]
-    if sum(odd) > MOST_ODD:
+    odd: set[int] = set()
+    for char in _ODD:
+        at = data.find(char, 0, end)
+        while at >= 0 and len(odd) <= MOST_ODD:
+            odd.add(data.rfind(b"\n", 0, at) + 1)
+            after = data.find(b"\n", at, end)
+            at = data.find(char, after, end) if after >= 0 else -1
+    if len(odd) > MOST_ODD:
         return [m.end() for m in _UNUSUAL_OR_ODD.finditer(data, 0, end)]
     places = [m.end() for m in _UNUSUAL.finditer(data, 0, end)]
-    more: set[int] = set()
-    for char, count in zip(_ODD, odd, strict=True):
-        at = -1
-        for _ in range(count):
-            at = data.find(char, at + 1, end)
-            more.add(data.rfind(b"\n", 0, at) + 1)
-    return sorted(more.union(places)) if more else places
+    return sorted(odd.union(places)) if odd else places
 
 
 def _needed(signature: Signature) -> tuple[bytes, ...]:
