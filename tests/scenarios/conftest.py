@@ -154,12 +154,15 @@ class Ground:
         return ran
 
     def fix_under_load(self, server: Server, load: tuple[int, int, int], *words: str) -> Ran:
-        """``fix`` while clients send; they stop when the change begins: its load test would be blurred."""
+        return self.change_under_load(server, load, "fix", *words)
+
+    def change_under_load(self, server: Server, load: tuple[int, int, int], *words: str) -> Ran:
+        """A command while clients send; they stop when the change begins: its load test would be blurred."""
         clients = self.traffic(server.port, *load)
         wait_for(lambda: server.metric("num_running_reqs"), "the load")
         time.sleep(1.0)  # the queue has to build up before there is something to see
         before = len(self.sessions())
-        process = self.start("fix", "--url", server.url, "--json", "--yes", "--drain", "5", *SHORT_LOAD, *words)
+        process = self.start(*words, "--url", server.url, "--json", "--yes", "--drain", "5", *SHORT_LOAD)
         wait_for(lambda: len(self.sessions()) > before or process.poll() is not None, "the session")
         self.end(clients)
         return self.result(process)

@@ -26,7 +26,7 @@ async def tune(args: argparse.Namespace) -> int:
     goal = book.goals.get(args.goal)
     if goal is None:
         raise CliError(f"there is no goal {args.goal}; there are {', '.join(book.goals)}", Exit.USAGE)
-    target = resolve(args, relaunch=True)
+    target = resolve(args)  # never a start of something that is down: that is what fix is for
     progress = Progress(quiet=args.json)
     driver = Driver(book, read_only=args.read_only, window_s=args.window, version=args.sglang_version)
     driver.listen(progress.show)
