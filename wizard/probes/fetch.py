@@ -11,11 +11,12 @@ import json
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
-
-import httpx
+from typing import TYPE_CHECKING, Any, Literal
 
 from wizard.core.target import Target
+
+if TYPE_CHECKING:
+    import httpx
 
 MOST_BYTES = 8 * 1024 * 1024
 CONNECT_S = 2.0
@@ -81,6 +82,8 @@ def headers_for(target: Target) -> dict[str, str]:
 
 def client_for(target: Target) -> httpx.AsyncClient:
     """A client that talks to ``target.base_url`` only. Raises FetchError for an address that is none."""
+    import httpx
+
     try:
         return httpx.AsyncClient(
             base_url=target.base_url,
@@ -102,6 +105,8 @@ async def fetch(
     any_status: bool = False,
 ) -> Page:
     """GET one path within ``seconds``. Raises FetchError; with ``any_status`` not for 4xx and 5xx."""
+    import httpx
+
     started = time.monotonic()
     where = (
         f"{client.base_url}{path.lstrip('/')}"
@@ -144,6 +149,8 @@ async def fetch(
 
 
 async def _get(client: httpx.AsyncClient, path: str, started: float, most_bytes: int) -> Page:
+    import httpx
+
     body, cut = bytearray(), False
     async with client.stream("GET", path) as answer:
         try:

@@ -7,8 +7,7 @@ starts or drains answers 503 at once (recordings of 0.5.20 and 0.5.17). So the l
 from __future__ import annotations
 
 import asyncio
-
-import httpx
+from typing import TYPE_CHECKING
 
 from wizard.core.reading import Outcome, ProbeResult, Value
 from wizard.core.target import Target
@@ -17,6 +16,9 @@ from wizard.probes.fetch import FetchError, Page, client_for, fetch
 from wizard.probes.log import log_path_of
 from wizard.probes.logfile import tail_text
 from wizard.probes.reach import why_not_ask, why_somebody_else
+
+if TYPE_CHECKING:
+    import httpx
 
 HEALTH_LIMIT_S = 22.0
 SLOW_503_S = 10.0

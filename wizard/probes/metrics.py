@@ -10,8 +10,7 @@ import asyncio
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-
-import httpx
+from typing import TYPE_CHECKING
 
 from wizard.core.exposition import (
     MOST_BYTES,
@@ -36,6 +35,9 @@ from wizard.probes.metric_names import (
     Fold,
 )
 from wizard.probes.reach import why_not_ask, why_somebody_else
+
+if TYPE_CHECKING:
+    import httpx
 
 SCRAPE_S = 5.0
 STEP_S = 0.5
