@@ -149,3 +149,33 @@ async def test_through_the_engine() -> None:
     gone = await run_probe("process", ProbeContext(Target(remote=True)))
     assert gone.outcome is Outcome.NO_DATA
     assert gone.reason
+
+
+ROLES = """
+import subprocess, sys, time
+burn = "while True: pass"
+rest = "import time; time.sleep(60)"
+children = [
+    subprocess.Popen(["sglang::scheduler", "-c", rest], executable=sys.executable),
+    subprocess.Popen(["sglang::detokenizer", "-c", burn], executable=sys.executable),
+]
+print(*[c.pid for c in children], flush=True)
+sys.stdin.read()
+for child in children:
+    child.kill()
+    child.wait()
+"""
+
+
+def test_each_role_of_the_tree_has_its_own_share_of_a_core() -> None:
+    with subprocess.Popen(
+        [sys.executable, "-c", ROLES], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as parent:
+        assert parent.stdout is not None
+        scheduler, _ = map(int, parent.stdout.readline().split())
+        wait_until(lambda: "scheduler" in process.command_of(scheduler) and proc.state(scheduler) == "S")
+        x = {n: v.x for n, v in process.examine(Target(identity=identify(parent.pid))).values.items()}
+        parent.communicate("", timeout=10)
+    assert x["process.detokenizer_percent"] > x["process.scheduler_percent"]
+    assert x["process.detokenizer_percent"] > 5
+    assert 0 <= x["process.tokenizer_percent"] < x["process.detokenizer_percent"]

@@ -39,7 +39,7 @@ _GRAPH = re.compile(r"Capture [\w \-]{0,60}graph (begin|end)", re.I)
 _RUNNING = re.compile(r"#running-req: (\d{1,9})")
 _QUEUED = re.compile(r"#queue-req: (\d{1,9})")
 _USAGE = re.compile(r"(?:token|mamba) usage: (\d{1,3}\.\d{1,4})")
-_GRAPH_USED = re.compile(r"\b(?:cuda|cpu|npu|musa|xpu|hip) graph: (True|False)")
+_GRAPH_USED = re.compile(r"\b(?:cuda|npu|musa|xpu|hip) graph: ([Tt]rue|[Ff]alse)")
 _RETRACTED = re.compile(r"#retracted_reqs: (\d{1,9})")
 _TRIED = re.compile(rf"Tried to allocate {_SIZE}")
 _CAPACITY = re.compile(rf"total capaci?ty of {_SIZE} of which {_SIZE} is free")
@@ -403,7 +403,7 @@ def read_batch(line: Line) -> Batch:
         int(running[1]) if running else None,
         int(queued[1]) if queued else None,
         min(1.0, max(usages)) if usages else None,
-        graph[1] == "True" if graph else None,
+        graph[1].lower() == "true" if graph else None,
     )
 
 

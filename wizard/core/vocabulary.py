@@ -20,6 +20,7 @@ class Reading:
 _TABLE = """
 gpu.count | cards | NVIDIA cards seen, or told | gpu, told
 gpu.name | text | name of the target's card | gpu, told
+gpu.memory_bandwidth_gbs | GB/s | memory bandwidth of the card by its data sheet | gpu, told
 gpu.capability | sm | CUDA compute capability, 8.9 for sm_89 | told
 gpu.utilization | % | NVML utilization; reads 100 in nearly every state, good or bad | gpu
 gpu.memory_total_gb | GiB | memory of the card | gpu, told
@@ -58,6 +59,9 @@ process.uptime_s | s | seconds since it started | process
 process.rss_gb | GiB | resident memory of the whole tree | process
 process.children | processes | processes below the parent | process
 process.cpu_percent | % | CPU of the whole tree over the sample, 100 = one core | process
+process.tokenizer_percent | % | CPU of the parent (HTTP and tokenizer), 100 = one core | process
+process.detokenizer_percent | % | CPU of the busiest detokenizer, 100 = one core | process
+process.scheduler_percent | % | CPU of the busiest scheduler; it polls: 100 is normal | process
 process.state | text | running, sleeping, stopped, zombie | process
 process.stopped_names | words | names of the children in state T | process
 process.stopped_children | processes | children in state T (SIGSTOP) | process
@@ -133,6 +137,7 @@ itl.p99 | ms | inter-token latency, 99th percentile of the window | metrics
 e2e.p50 | ms | request latency, median of the window | metrics
 queue.p50 | ms | time in the queue, median of the window | metrics
 cache.hit_ratio | ratio | cached share of prompt tokens over the window, from counters | metrics
+speculation.accept_length | tokens | tokens a speculative step yields, 0 without one | metrics
 decode.cuda_graph_share | ratio | share of decode passes run as CUDA graphs over the window | metrics, log
 metrics.window_s | s | length of the window between the two scrapes | metrics
 metrics.frozen | bool | counters stood still although requests are running | metrics

@@ -18,6 +18,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from wizard.core.cards import bandwidth_gbs
 from wizard.core.reading import Outcome, ProbeResult, Trust, Value
 from wizard.core.target import Target
 from wizard.probes.base import NoData, ProbeContext, ProbeSpec, Unavailable, in_thread
@@ -145,6 +146,9 @@ def _read_card(nvml: ModuleType, index: int) -> Card:
     card.uuid = _text(ask("uuid", lambda: nvml.nvmlDeviceGetUUID(handle)) or "")
     name = ask("name", lambda: nvml.nvmlDeviceGetName(handle))
     note("gpu.name", None if name is None else _text(name))
+    bandwidth = None if name is None else bandwidth_gbs(_text(name))
+    if bandwidth is not None:
+        card.readings["gpu.memory_bandwidth_gbs"] = Value(bandwidth, Trust.DOCUMENTED, "data sheet")
     memory = ask("memory", lambda: nvml.nvmlDeviceGetMemoryInfo(handle))
     if memory is not None:
         card.total_bytes, card.used_bytes, card.free_bytes = (
@@ -232,6 +236,9 @@ def read_simulated(path: str) -> tuple[list[Card], dict[str, Value]]:
         x = document.get(key)
         if isinstance(x, (int, float, str)):
             card.readings[reading] = Value(x, Trust.REPORTED, source)
+    bandwidth = bandwidth_gbs(str(document.get("name")))
+    if bandwidth is not None:
+        card.readings["gpu.memory_bandwidth_gbs"] = Value(bandwidth, Trust.DOCUMENTED, "data sheet")
     version = document.get("driver_version")
     driver = {"gpu.driver_version": Value(version, Trust.REPORTED, source)} if isinstance(version, str) else {}
     return [card], driver

@@ -22,6 +22,7 @@ GAUGES: dict[str, tuple[tuple[str, ...], Fold]] = {
     "kv.pool_gb": (("sglang:kv_cache_memory_usage_gb",), "max"),
     "weights.memory_gb": (("sglang:weight_memory_usage_gb",), "max"),
     "graph.memory_gb": (("sglang:graph_memory_usage_gb",), "phases"),
+    "speculation.accept_length": (("sglang:spec_accept_length",), "min"),
     "server.available_memory_gb": (("sglang:startup_available_gpu_memory_gb",), "min"),
 }
 """kv.usage: the largest of the pools of a hybrid model (0.5.2+), rounded to 2 places; evictable prefix cache is

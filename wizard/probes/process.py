@@ -85,6 +85,23 @@ def _cpu_seconds(processes: list[psutil.Process]) -> dict[int, float]:
     return spent
 
 
+def _by_role(
+    family: list[psutil.Process], before: dict[int, float], after: dict[int, float], window_s: float
+) -> dict[str, float]:
+    """Per cent of a core of the parent, and of the busiest child that calls itself detokenizer or scheduler."""
+    busiest: dict[str, float] = {}
+    for index, process in enumerate(family):
+        if process.pid not in after:
+            continue
+        title = "tokenizer" if index == 0 else command_of(process.pid)[:80]
+        role = next((r for r in ("detokenizer", "scheduler", "tokenizer") if r in title), None)
+        if role is not None:
+            spent = max(0.0, after[process.pid] - before.get(process.pid, after[process.pid]))
+            name = f"process.{role}_percent"
+            busiest[name] = max(busiest.get(name, 0.0), round(100 * spent / window_s, 1))
+    return busiest
+
+
 def examine(target: Target) -> ProbeResult:
     """Readings of the target's tree. Raises NoData when the target is no process of this machine."""
     import psutil
@@ -145,6 +162,8 @@ def examine(target: Target) -> ProbeResult:
     if after:
         busy_s = sum(max(0.0, spent - before.get(p, spent)) for p, spent in after.items())
         values["process.cpu_percent"] = Value(round(100 * busy_s / window_s, 1), source=f"{source} and below")
+        for reading, x in _by_role(family, before, after, window_s).items():
+            values[reading] = Value(x, source=f"{source} and below")
     return ProbeResult(
         "process", Outcome.OK, values, f"{unreadable} of its processes ended meanwhile" if unreadable else None
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from wizard.core.argv import shell_join
+from wizard.core.cards import bandwidth_gbs
 from wizard.core.clue import search
 from wizard.core.hardware import read
 from wizard.core.reading import Outcome, ProbeResult, Scalar, Trust, Value
@@ -39,6 +40,7 @@ def of_hardware(text: str) -> dict[str, Value]:
         "gpu.count": found.count,
         "gpu.memory_total_gb": found.memory_gb,
         "gpu.capability": found.capability,
+        "gpu.memory_bandwidth_gbs": bandwidth_gbs(found.name) if found.name else None,
         "server.device": "cuda" if found.capability else None,
     }
     return {k: Value(x, Trust.DOCUMENTED, "hardware told") for k, x in known.items() if x is not None}
