@@ -12,7 +12,7 @@ from wizard.core.session import CauseChosen
 from wizard.flowfile.load import load_book
 from wizard.flowfile.resources import flows_dir
 
-GOALS = replace(samples.BOOK, goals=load_book(flows_dir()).goals)
+GOALS = replace(samples.BOOK, goals=load_book(flows_dir(), proven=True).goals)
 CAPPED = samples.snapshot(server__max_running_requests_set=8, requests__queued=31, requests__running=8)
 
 
@@ -49,3 +49,19 @@ async def test_the_list_offers_tuning_too() -> None:
         await view.put(samples.classify(CAPPED))
         await view.press("end", "enter")
         assert "tune: checklists" in view.screen
+
+
+async def test_a_list_longer_than_the_screen_follows_the_cursor() -> None:
+    flow = samples.BOOK.flows["requests_wait"]
+    more = {f"f{i}": replace(flow, id=f"f{i}", title=f"Trouble {i}") for i in range(20)}
+    async with shown(samples.classify(CAPPED)) as view:
+        view.engine.book = replace(GOALS, flows={**GOALS.flows, **more})
+        await view.put(samples.classify(CAPPED))
+        assert "↓" in view.screen
+        assert "Requests queue before they run" in view.screen, "the detail stays in view"
+        await view.press("end")
+        assert "> Nothing. Tune it" in view.screen
+        assert "↑" in view.screen
+        await view.press("home")
+        assert "> " in view.screen
+        assert "↑ " not in view.screen.split("choose")[0]

@@ -104,9 +104,12 @@ class ClassifyScreen(Frame):
             return
         self.query_one("#target", Lines).show(lambda w: target_lines(state, w))
         options, start = classify_choices(state, engine.book)
-        self.query_one(Choices).put(options, key="flows", start=start)
+        rows = max(7, self.app.size.height - 14)
+        choices = self.query_one(Choices)
+        choices.window = rows
+        choices.put(options, key="flows", start=start)
         history = self.wizard.history
-        most = max(7, len(options))
+        most = max(7, min(rows, len(options)))
         self.query_one("#live", Lines).show(lambda w: panel_lines(state.snapshot, history, w, most))
         self.draw_detail()
 

@@ -63,6 +63,9 @@ class Choices(Lines, can_focus=True):
         self.touched = False
         self.key = ""
         self.label_width = label_width
+        self.window = 0
+        """At most so many rows at once, 0 for all; the rest is told in the last row."""
+        self._offset = 0
         self.moved = moved
         """Called at once when the cursor moves: what depends on it is painted in the same frame."""
 
@@ -90,7 +93,25 @@ class Choices(Lines, can_focus=True):
         room = min(labels, max(width // 2, width - notes - 7)) if notes else width - 4
         if self.label_width and notes:
             room = min(room, max(self.label_width, width - notes - 7))
-        return [self._row(i, option, room, width) for i, option in enumerate(self.options)]
+        rows = self._rows_shown()
+        out = [self._row(i, self.options[i], room, width) for i in rows]
+        if len(rows) < len(self.options):
+            above, below = rows.start, len(self.options) - rows.stop
+            more = [f"↑ {above} more" if above else "", f"↓ {below} more" if below else ""]
+            out.append(cut(((f"   {'   '.join(m for m in more if m)}", "dim"),), width))
+        return out
+
+    def _rows_shown(self) -> range:
+        """The options in view: the window follows the cursor."""
+        count = len(self.options)
+        if not self.window or count <= self.window:
+            self._offset = 0
+            return range(count)
+        room = max(1, self.window - 1)  # the last row tells of the rest
+        self._offset = max(0, min(self._offset, count - room, self.at))
+        if self.at >= self._offset + room:
+            self._offset = self.at - room + 1
+        return range(self._offset, self._offset + room)
 
     def _row(self, index: int, option: Choice, room: int, width: int) -> Line:
         here = index == self.at
@@ -104,7 +125,7 @@ class Choices(Lines, can_focus=True):
         return cut(tuple(spans), width)
 
     def _rows_of(self, index: int) -> int:
-        return index
+        return index - self._rows_shown().start
 
     def action_move(self, by: int) -> None:
         if self.options:
@@ -137,7 +158,8 @@ class Choices(Lines, can_focus=True):
             self.post_message(self.Taken(self, self.current))
 
     def _index_at(self, x: int, y: int) -> int | None:
-        return y if 0 <= y < len(self.options) else None
+        rows = self._rows_shown()
+        return rows[y] if 0 <= y < len(rows) else None
 
     def on_click(self, event: events.Click) -> None:
         index = self._index_at(event.x, event.y)
