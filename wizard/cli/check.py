@@ -9,10 +9,11 @@ from wizard.cli.output import Exit, put, put_json, say
 from wizard.cli.targets import load_flows, resolve
 from wizard.core.session import Offer
 from wizard.core.triage import named
+from wizard.session.corrections import examined
 from wizard.session.document import check_document
 from wizard.session.driver import Driver
 from wizard.session.planner import make_offers
-from wizard.session.text import cannot_tell_line, finding_lines, missing_lines
+from wizard.session.text import cannot_tell_line, finding_lines, launch_lines, missing_lines
 
 CODES = {"healthy": Exit.OK, "problem": Exit.FOUND, "unknown": Exit.COULD_NOT_EXAMINE}
 
@@ -28,8 +29,10 @@ def run(args: argparse.Namespace) -> int:
         h.cause.id: make_offers(h.cause, book, target, state.snapshot, catalogue)
         for h in named(state.hypotheses)
     }
+    alone = state.snapshot.get("command.alone")
     if args.json:
-        put_json(check_document(state, offers))
+        checked = examined(target, state.snapshot, catalogue, book)
+        put_json(check_document(state, offers, checked))
         if state.verdict == "unknown":
             say(f"sgl-wizard: {cannot_tell_line(state)}")
         return CODES[state.verdict]
@@ -38,6 +41,10 @@ def run(args: argparse.Namespace) -> int:
     put("\n".join(finding_lines(state, offers)))
     if state.verdict == "unknown":
         say(f"sgl-wizard: {cannot_tell_line(state)}")
+    elif alone is not None and alone.x is True:
+        if state.verdict == "problem":
+            put("\n".join(launch_lines(state, told=1)))
+        return CODES[state.verdict]
     else:
         for line in missing_lines(state):
             say(line)

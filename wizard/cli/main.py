@@ -174,10 +174,36 @@ _MODULES = {
 }
 
 
+_TEXT_OPTIONS = frozenset({"--command", "--symptom", "--hardware"})
+"""Their value is a text of a person's, which may start with a dash (``--command "--tp 4"``)."""
+
+_OWN_SWITCHES = frozenset({"-h", "--help", "--json", "--plain", "--read-only", "--local", "--yes"})
+
+
+def join_texts(argv: Sequence[str]) -> list[str]:
+    """The words with each text option and its value as one: argparse takes a leading dash for a flag.
+
+    A bare switch of our own behind such an option is no text: the value was forgotten.
+    """
+    words: list[str] = []
+    rest = iter(argv)
+    for word in rest:
+        if word == "--":
+            return [*words, word, *rest]
+        if word in _TEXT_OPTIONS:
+            value = next(rest, None)
+            if value is None or value in _OWN_SWITCHES:
+                words += [word] if value is None else [word, value]
+                continue
+            word = f"{word}={value}"
+        words.append(word)
+    return words
+
+
 def run(argv: Sequence[str]) -> int:
     """Run a command line and return its exit code. Errors become one line on stderr."""
     parser = build_parser()
-    args = parser.parse_args(list(argv))
+    args = parser.parse_args(join_texts(argv))
     for name, default in (
         ("json", False),
         ("read_only", False),

@@ -80,6 +80,17 @@ def _readable(path: str) -> str:
         raise CliError(f"{path} cannot be read: {error.strerror}", Exit.COULD_NOT_EXAMINE) from None
 
 
+def _installed(text: str) -> str | None:
+    """The version that a command would run if it were started here; None for one that runs in a container."""
+    from wizard.core.argv import split
+    from wizard.server.installed import version_of
+
+    pasted = split(text)
+    if pasted.wrapper or not pasted.argv:
+        return None
+    return version_of(pasted.argv, {**os.environ, **pasted.environ})
+
+
 def _saved(args: argparse.Namespace, local: bool) -> Target:
     """A saved log (evidence only), or a server of this host that is down (``local``)."""
     log_path = _readable(args.log) if args.log is not None else None
@@ -93,6 +104,8 @@ def _saved(args: argparse.Namespace, local: bool) -> Target:
         target = target_from_command(tuple(command.argv), os.getcwd(), environ, log_path)
     else:
         target = Target(port=0, command_text=args.command_text or "")
+        if args.command_text and not (args.log or args.metrics or args.symptom or args.sglang_version):
+            target = replace(target, version=_installed(args.command_text))
     return replace(
         target,
         log_path=log_path,

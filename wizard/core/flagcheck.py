@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Sequence
 
-from wizard.core.commandline import FlagUse, Problem, parse
+from wizard.core.commandline import CommandLine, FlagUse, Problem, parse
 from wizard.core.flags import Catalogue, FlagSpec, snake
 from wizard.core.redact import HIDDEN, is_secret_flag
 
@@ -54,7 +54,12 @@ def validate(argv: Sequence[str], catalogue: Catalogue) -> list[Problem]:
 
     An empty list promises that argparse takes it, as far as the catalogue knows that version.
     """
-    command = parse(argv, catalogue)
+    return problems_of(parse(argv, catalogue))
+
+
+def problems_of(command: CommandLine) -> list[Problem]:
+    """``validate`` for a command line that is read already."""
+    catalogue = command.catalogue
     problems = list(command.problems)
     for use in command.flags:
         if use.spec is not None:

@@ -17,6 +17,7 @@ from wizard.core.plan import VerifyGoal
 
 if TYPE_CHECKING:
     from wizard.core.checklist import Goal
+    from wizard.core.commandrules import RuleBook
     from wizard.core.reference import Reference
 
 
@@ -167,6 +168,7 @@ class FlowBook:
     clues: tuple[Clue, ...] = ()
     goals: Mapping[str, Goal] = field(default_factory=dict)
     references: Mapping[str, Reference] = field(default_factory=dict)
+    command_rules: RuleBook | None = None
 
     def cause(self, cause_id: str, env: Env) -> Cause | None:
         """What is to be solved: a cause of trouble, or a goal of tuning as it stands here."""

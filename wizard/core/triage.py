@@ -232,6 +232,10 @@ def _needs() -> tuple[tuple[str, Expression], ...]:
     return (
         ("it answers /health", parse("http.health == 'serving'")),
         (
+            "nothing but a command was given, and it is one that this version takes",
+            parse("command.alone == True and not known(command.first_error)"),
+        ),
+        (
             "its log serves and shows no failure",
             parse(
                 "not known(http.health) and not known(log.signature) "

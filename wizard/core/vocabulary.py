@@ -162,6 +162,15 @@ symptom.clues | words | clues found in the symptom that a person told, by id | t
 symptom.quotes | words | what matched, one for each of symptom.clues | told
 command.clues | words | clues found in the launch command, by id | told
 command.quotes | words | what matched, one for each of command.clues | told
+command.checked_version | text | the version whose flags the launch command was held against | sglang
+command.version_known | bool | that version was given, installed or reported; else it is the newest one | sglang
+command.alone | bool | nothing but a launch command was given | sglang
+command.errors | words | what would end the start, by rule or by kind and flag | sglang
+command.errors_say | words | the same in words, one for each of command.errors | sglang
+command.first_error | text | the first of them that SGLang would stop at, in words | sglang
+command.refused | flags | how many uses of flags argparse would not take | sglang
+command.notes | words | what does harm or is deprecated, by rule or by kind and flag | sglang
+command.notes_say | words | the same in words, one for each of command.notes | sglang
 request.problems | words | what is wrong with the request that a person gave, by id | told
 request.says | words | the same in words, one for each of request.problems | told
 request.endpoint | text | where the given request goes | told

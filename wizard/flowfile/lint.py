@@ -20,6 +20,7 @@ from wizard.core.reference import Reference
 from wizard.core.vocabulary import PROBES, VOCABULARY
 from wizard.flowfile.cause_ids import KNOWN_CAUSES
 from wizard.flowfile.patterns import too_slow
+from wizard.flowfile.rules import lint_rules
 from wizard.flowfile.source import Problem, nearest
 
 
@@ -38,6 +39,8 @@ def lint(book: FlowBook) -> list[Problem]:
         problems.extend(_reference(reference))
     problems.extend(_unused(book))
     problems.extend(_patterns(book))
+    if book.command_rules is not None:
+        problems.extend(lint_rules(book.command_rules))
     for signature in book.signatures:
         if signature.cause and signature.cause not in book.causes and signature.cause not in KNOWN_CAUSES:
             message = f'signature "{signature.id}" names unknown cause "{signature.cause}"'

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 from wizard.core.checklist import Goal
 from wizard.core.clue import PLACES, Clue
+from wizard.core.commandrules import CommandRule, ForeignName, RuleBook
 from wizard.core.expr import parse_template
 from wizard.core.flow import Branch, Cause, Change, Flow, FlowBook, Mark, Node, Remedy, Sign
 from wizard.core.logtext import Signature
@@ -14,7 +16,7 @@ from wizard.core.measurement import METRICS
 from wizard.core.plan import Direction, VerifyGoal
 from wizard.core.reference import Reference
 from wizard.core.versions import parts_of
-from wizard.flowfile import goals
+from wizard.flowfile import goals, rules
 from wizard.flowfile.cause_ids import KNOWN_CAUSES
 from wizard.flowfile.source import Doc, FlowFileError, Problem, nearest, read
 
@@ -34,6 +36,9 @@ TOP_KEYS = (
     "clues",
     "goals",
     "references",
+    "command_rules",
+    "foreign_flags",
+    "signs",
 )
 NODE_KEYS = ("ask", "help", "probes", "show", "branches", "unknown", "cause", "flow", "end")
 BRANCH_KEYS = ("to", "when", "otherwise", "label")
@@ -71,6 +76,9 @@ class _Book:
         self.clues: dict[str, Clue] = {}
         self.goals: dict[str, Goal] = {}
         self.references: dict[str, Reference] = {}
+        self.rules: list[CommandRule] = []
+        self.foreign: dict[str, ForeignName] = {}
+        self.signs: list[tuple[str, Doc, list[Sign]]] = []
 
 
 def flow_files(directory: Path) -> list[Path]:
@@ -94,6 +102,11 @@ def parse_book(directory: Path, proven: bool = False) -> tuple[FlowBook, list[Pr
         root = read(path, f"{directory.name}/{path.name}", problems)
         if root is not None:
             _file(root, book)
+    for name, doc, signs in book.signs:
+        if name in book.causes:
+            book.causes[name] = replace(book.causes[name], signs=(*book.causes[name].signs, *signs))
+        else:
+            doc.wrong(f'signs of an unknown cause "{name}"{nearest(name, book.causes)}')
     # noise first: a line that healthy servers print too must never reach a pattern that accuses
     signatures = sorted(book.signatures.values(), key=lambda s: s.role != "noise")
     built = FlowBook(
@@ -104,6 +117,7 @@ def parse_book(directory: Path, proven: bool = False) -> tuple[FlowBook, list[Pr
         tuple(book.clues.values()),
         book.goals,
         book.references,
+        RuleBook(tuple(book.rules), book.foreign),
     )
     return built, problems
 
@@ -147,6 +161,14 @@ def _file(root: Doc, book: _Book) -> None:
         for name, key, doc in top["references"].items("references"):
             _once(name, key, book.references, "reference")
             book.references[name] = goals.reference(name, doc)
+    if "command_rules" in top:
+        book.rules += [rules.rule(doc) for doc in top["command_rules"].elements("command_rules")]
+    if "foreign_flags" in top:
+        for name, _, doc in top["foreign_flags"].items("foreign_flags"):
+            book.foreign[name] = rules.foreign(name, doc)
+    if "signs" in top:  # of causes that stand in another file
+        for name, key, doc in top["signs"].items("signs"):
+            book.signs.append((name, key, [_sign(d) for d in doc.elements("signs")]))
     if "flow" in top:
         for needed in ("title", "summary", "family", "start", "nodes"):
             if needed not in top:

@@ -6,6 +6,7 @@ from typing import Any
 
 from wizard.core.checklist import STATUSES
 from wizard.core.clue import PLACES
+from wizard.core.commandrules import RULE_KINDS
 from wizard.core.measurement import METRICS
 from wizard.core.vocabulary import PROBES, VOCABULARY
 from wizard.flowfile.cause_ids import KNOWN_CAUSES
@@ -156,6 +157,21 @@ def schema() -> dict[str, Any]:
         {"title": text, "summary": text, "model": text, "settings": {"type": "array", "items": setting}},
         ["title", "summary", "model", "settings"],
     )
+    rule = record(
+        {
+            "id": text,
+            "kind": {"enum": list(RULE_KINDS)},
+            "flag": text,
+            "when": condition,
+            "why": text,
+            "instead": {"type": "object", "additionalProperties": scalar},
+            "ends_start": {"type": "boolean"},
+            "versions": text,
+            "source": text,
+        },
+        ["id", "kind", "flag", "when", "why"],
+    )
+    foreign = record({"means": text, "why": text, "keeps_value": {"type": "boolean"}}, ["why"])
     top = record(
         {
             "flow": text,
@@ -177,6 +193,9 @@ def schema() -> dict[str, Any]:
             "clues": {"type": "array", "items": clue},
             "goals": {"type": "object", "additionalProperties": goal},
             "references": {"type": "object", "additionalProperties": reference},
+            "command_rules": {"type": "array", "items": rule},
+            "signs": {"type": "object", "additionalProperties": {"type": "array", "items": sign}},
+            "foreign_flags": {"type": "object", "additionalProperties": foreign},
         },
         [],
     )

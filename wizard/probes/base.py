@@ -15,6 +15,7 @@ from importlib import import_module
 from typing import Protocol, TypeVar
 
 from wizard.core.clue import Clue
+from wizard.core.commandrules import RuleBook
 from wizard.core.logtext import Signature
 from wizard.core.reading import Outcome, ProbeResult, Snapshot
 from wizard.core.target import Target
@@ -41,6 +42,7 @@ class ProbeContext:
     window_s: float = 2.0
     signatures: tuple[Signature, ...] = ()
     clues: tuple[Clue, ...] = ()
+    rules: RuleBook | None = None
     now: Callable[[], float] = time.time
     previous: Snapshot = field(default_factory=Snapshot)
 

@@ -17,6 +17,7 @@ from wizard.core.memory import default_fraction, default_max_running_requests
 from wizard.core.reading import Outcome, ProbeResult, Scalar, Trust, Value
 from wizard.core.serverargs import decode_graph_disabled
 from wizard.core.target import Target
+from wizard.probes import launchline
 from wizard.probes.base import NoData, ProbeContext, ProbeSpec, in_thread
 from wizard.probes.fetch import FetchError, client_for, fetch
 from wizard.probes.log import log_path_of
@@ -99,7 +100,7 @@ class SglangProbe:
             "server.command_known": Value(target.launch is not None, Trust.MEASURED, "process")
         }
         info, reason = await _info(target)
-        command = command_of(target)
+        command = await in_thread(launchline.command_of, target)
         path = log_path_of(target)
         if path is not None and (not info or "server.max_running_requests" not in from_info(info)):
             values.update(await in_thread(from_log, path))
@@ -117,20 +118,23 @@ class SglangProbe:
         if target.simulated:
             values["server.simulated"] = Value(True, Trust.REPORTED, "command line")
         values.update(_defaults(values, ctx))
+        if command is not None:
+            values.update(await in_thread(_checked, target, values, ctx))
         if len(values) == 1:
             raise NoData(reason or "neither the server, nor its log, nor its command line can be seen")
         return ProbeResult("sglang", Outcome.OK, values, reason)
 
 
-def command_of(target: Target) -> CommandLine | None:
-    """The target's command line as data, or None when it is not known."""
-    catalogue = for_version(target.version)
-    if target.launch is not None:
-        return parse(target.launch.argv, catalogue)
-    if target.command_text:
-        pasted = split(target.command_text)
-        return parse(pasted.argv, catalogue) if pasted.argv else None
-    return None
+def _checked(target: Target, values: Mapping[str, Value], ctx: ProbeContext) -> dict[str, Value]:
+    """What is to be said of the launch command by itself."""
+    reported = values.get("server.version")
+    version = target.version or (str(reported.x) if reported is not None else None)
+
+    def known(name: str) -> Value | None:
+        return values.get(name) or ctx.previous.get(name)
+
+    checked = launchline.check(target, ctx.rules, version, known)
+    return {} if checked is None else launchline.readings(checked, target, version)
 
 
 def _typed(text: str, kind: type) -> Scalar | None:

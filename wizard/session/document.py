@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from wizard.core.findings import Checked
 from wizard.core.flow import FlowBook
 from wizard.core.plan import FlagChange
 from wizard.core.redact import HIDDEN, is_secret_flag, redact_argv, redact_text
@@ -80,8 +81,13 @@ def redacted(doc: dict[str, Any]) -> dict[str, Any]:
     return {k: redact_text(v) if isinstance(v, str) else v for k, v in doc.items()}
 
 
-def check_document(state: SessionState, offers: dict[str, tuple[Offer, ...]]) -> dict[str, Any]:
-    """The one document of ``check --json`` (stable: tests outside the project read it)."""
+def check_document(
+    state: SessionState, offers: dict[str, tuple[Offer, ...]], checked: Checked | None = None
+) -> dict[str, Any]:
+    """The one document of ``check --json`` (stable: tests outside the project read it).
+
+    ``checked``: what is to be said of the launch command, where one is known.
+    """
     return {
         "schema_version": SCHEMA_VERSION,
         "target": target_document(state.target),
@@ -97,10 +103,23 @@ def check_document(state: SessionState, offers: dict[str, tuple[Offer, ...]]) ->
             }
             for h in state.hypotheses
         ],
+        "command_line": command_document(checked, state),
         "probes": [
             {"id": r.probe, "outcome": r.outcome.value, "reason": r.reason, "remedy": r.remedy}
             for r in state.snapshot.results.values()
         ],
+    }
+
+
+def command_document(checked: Checked | None, state: SessionState) -> dict[str, Any] | None:
+    """The findings about the launch command, and the version that it was held against."""
+    if checked is None:
+        return None
+    known = state.snapshot.get("command.version_known")
+    return {
+        "version": checked.version,
+        "version_known": known is not None and known.x is True,
+        "findings": [redacted(f.to_json()) for f in checked.findings],
     }
 
 

@@ -134,6 +134,7 @@ class Driver:
             window_s=self.window_s if window_s is None else window_s,
             signatures=self.book.signatures,
             clues=self.book.clues,
+            rules=self.book.command_rules,
             now=time.time,
             previous=self.state.snapshot,
         )

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 
 from wizard.core.argv import CommandLine, parse, set_flag, split, unset_flag, validate
 from wizard.core.argv import diff as argv_diff
@@ -46,6 +47,10 @@ def make_offers(
     Remedies whose condition is false here come last, with the reason.
     """
     offers = [make_offer(book.remedies[name], cause, target, snapshot, catalogue) for name in cause.remedies]
+    if cause.id == "bad_cli_args":
+        from wizard.session.corrections import corrections
+
+        offers = [*corrections(cause, target, snapshot, catalogue, book)] or offers
     return tuple(sorted(offers, key=lambda o: (o.plan is None, bool(o.why_not) and not o.intents)))
 
 
@@ -129,6 +134,8 @@ def _move(change: Change, env: Env, command: CommandLine | None, catalogue: Cata
     if change.action == "unset":
         inert = command is not None and current is None
         return Move(change.name, flag, None, why, True, inert=inert)
+    if change.formula is None and change.value.startswith("<"):
+        return Move(change.name, flag, change.value, why, False)  # a name that only a person can fill in
     if change.formula is None:
         number = _number(change.value)
         if number is not None and _wrong_way(change, number, _number(current)):
@@ -199,8 +206,6 @@ def _plan(
     moves: Sequence[Move],
     catalogue: Catalogue,
 ) -> Plan:
-    assert target.launch is not None
-    old = tuple(target.launch.argv)
     edited = command
     for move in moves:
         if move.inert:
@@ -209,10 +214,31 @@ def _plan(
             edited = unset_flag(edited, move.name)
         else:
             edited = set_flag(edited, move.name, move.value or None)
-    new = tuple(edited.argv)
     reasons = {m.flag: m.why for m in moves}
+    return plan_for(remedy, cause, env, target, tuple(edited.argv), catalogue, reasons)
+
+
+def plan_for(
+    remedy: Remedy,
+    cause: Cause,
+    env: Env,
+    target: Target,
+    new: tuple[str, ...],
+    catalogue: Catalogue,
+    reasons: Mapping[str, str] = MappingProxyType({}),
+    *,
+    reason: str = "",
+    why: str = "",
+    cost: str = "",
+) -> Plan:
+    """The plan that puts ``new`` in the place of the target's command. ``reasons``: why, flag by flag.
+
+    ``why`` and ``cost`` stand in for the remedy's own.
+    """
+    assert target.launch is not None
+    old = tuple(target.launch.argv)
     changes = tuple(
-        FlagChange(c.flag, c.old, c.new, reasons.get(c.flag, "") or remedy.title)
+        FlagChange(c.flag, c.old, c.new, reasons.get(c.flag, "") or reason or remedy.title)
         for c in argv_diff(old, new, catalogue)
     )
     before = {(p.kind, p.flag) for p in validate(old, catalogue)}
@@ -230,8 +256,8 @@ def _plan(
         new_argv=new,
         changes=changes,
         goal=goal,
-        why=told(remedy.why, env),
-        cost=told(remedy.cost, env),
+        why=why or told(remedy.why, env),
+        cost=cost or told(remedy.cost, env),
         expect=told(remedy.expect, env) if remedy.expect else "",
         environ=dict(remedy.environ),
         actions=_actions(remedy, env),

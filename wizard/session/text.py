@@ -49,6 +49,10 @@ def finding_lines(state: SessionState, offers: dict[str, tuple[Offer, ...]]) -> 
     """What ``check`` found, in words."""
     causes = named(state.hypotheses)
     if not causes:
+        if state.verdict == "healthy" and _of_command(state):
+            version = state.snapshot.get("command.checked_version")
+            said = f"NOTHING WRONG with this command line for SGLang {version.x if version else '?'}."
+            return [said, *launch_lines(state)]
         if state.verdict == "healthy":
             return [
                 "HEALTHY: it serves, and no cause of trouble is supported by the readings.",
@@ -65,6 +69,33 @@ def finding_lines(state: SessionState, offers: dict[str, tuple[Offer, ...]]) -> 
                 offer.plan or offer.intents or offer.actions
             ):
                 lines.extend(offer_lines(offer))
+    return lines
+
+
+def _of_command(state: SessionState) -> bool:
+    """Nothing but a launch command was given."""
+    alone = state.snapshot.get("command.alone")
+    return alone is not None and alone.x is True
+
+
+def launch_lines(state: SessionState, told: int = 0) -> list[str]:
+    """What was found in the launch command, and which version it was held against.
+
+    ``told``: so many errors, from the first on, stand above already.
+    """
+    env = state.snapshot.get
+    version, known = env("command.checked_version"), env("command.version_known")
+    if version is None:
+        return []
+    lines: list[str] = []
+    for name, label in (("command.errors_say", "error"), ("command.notes_say", "note")):
+        said = env(name)
+        texts = said.x if said is not None and isinstance(said.x, tuple) else ()
+        for text in texts[told if label == "error" else 0 :]:
+            lines += row(label, text)
+    if known is not None and known.x is False:
+        newest = f"not known, so the newest in the catalogue ({version.x}) stands for it: --sglang-version V"
+        lines += row("version", newest)
     return lines
 
 

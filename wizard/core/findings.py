@@ -1,0 +1,288 @@
+"""What is to be said of a launch command before it is started: problems as data, with what to write instead.
+
+``wizard.core.flagcheck`` asks whether this version's argparse takes the words; the rules of
+``flows/command_rules.yaml`` know what argparse does not.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from wizard.core.commandline import CommandLine, FlagUse, Problem
+from wizard.core.commandrules import CommandRule, FindingKind, ForeignName, RuleBook, environment
+from wizard.core.expr import Env
+from wizard.core.flagcheck import problems_of
+from wizard.core.flags import Catalogue, snake
+from wizard.core.redact import HIDDEN, is_secret_flag
+from wizard.core.versions import within
+
+_KINDS: dict[str, FindingKind] = {
+    "unknown": "unknown",
+    "stray": "unknown",
+    "ambiguous": "ambiguous",
+    "deprecated": "deprecated",
+    "bad_choice": "bad_value",
+    "bad_type": "bad_value",
+    "out_of_range": "bad_value",
+    "unexpected_value": "bad_value",
+    "missing_value": "missing",
+    "missing_required": "missing",
+}
+_ABRIDGED = re.compile(r"^(?:[.…]{1,3}|\.{3}.*|\[.*|<.*|\{.*|#.*|etc\.?|\.\.\.\S*)$")
+"""Words by which people shorten what they quote: "... ", "[other flags]"."""
+
+ALL = "all catalogued versions"
+
+
+@dataclass(frozen=True)
+class Edit:
+    """One setting to write: ``value`` None takes it out, "" is a bare switch."""
+
+    flag: str
+    value: str | None
+
+    def words(self) -> str:
+        if self.value is None:
+            return f"without {self.flag}"
+        return f"{self.flag} {self.value}".strip()
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing about a command line.
+
+    ``flag`` as it is typed. ``ends_start``: the server would not come up. ``edits`` is what to write
+    instead, spelled for the version (empty when only a person can tell). ``versions``: where that holds.
+    """
+
+    kind: FindingKind
+    flag: str
+    why: str
+    edits: tuple[Edit, ...] = ()
+    ends_start: bool = False
+    versions: str = ""
+    rule: str = ""
+
+    @property
+    def instead(self) -> str | None:
+        return ", ".join(e.words() for e in self.edits if e.value is not None or len(self.edits) == 1) or None
+
+    def says(self) -> str:
+        return f"{self.why.rstrip('.')}: write {self.instead}" if self.gives else self.why
+
+    @property
+    def gives(self) -> bool:
+        return any(e.value is not None for e in self.edits)
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "kind": self.kind,
+            "flag": self.flag,
+            "why": self.why,
+            "instead": self.instead,
+            "ends_start": self.ends_start,
+            "versions": self.versions,
+            "rule": self.rule,
+        }
+
+
+@dataclass(frozen=True)
+class Checked:
+    """What a command line was held against, and what was found: errors first."""
+
+    version: str
+    findings: tuple[Finding, ...] = field(default=())
+
+    @property
+    def errors(self) -> tuple[Finding, ...]:
+        return tuple(f for f in self.findings if f.ends_start)
+
+    @property
+    def notes(self) -> tuple[Finding, ...]:
+        return tuple(f for f in self.findings if not f.ends_start)
+
+
+def examine(
+    command: CommandLine, book: RuleBook, others: Env = lambda _: None, *, version_known: bool = True
+) -> Checked:
+    """Everything to be said of a command line for its catalogue's version.
+
+    ``version_known`` False: the catalogue is only the newest one, so that a flag which an older version
+    takes accuses nobody. A router's line is not judged: its flags are another program's.
+    """
+    catalogue = command.catalogue
+    if command.kind in ("router", "none"):
+        return Checked(catalogue.version)
+    abridged = any(_ABRIDGED.match(command.args[i]) for i in command.strays)
+    complete = not abridged and command.config_path is None and command.kind != "flags"
+    found: list[Finding] = []
+    for problem in problems_of(command):
+        one = _from_problem(problem, command, book, version_known, complete)
+        if one is not None:
+            found.append(one)
+    found += _repeated(command)
+    env = environment(command, others, complete=not abridged and command.config_path is None)
+    blamed = {f.flag for f in found if f.ends_start}
+    for rule in book.rules:
+        # the newest version's rules say nothing of a version that is not known
+        if rule.versions and not (
+            version_known and within(catalogue.asked or catalogue.version, rule.versions)
+        ):
+            continue
+        if rule.when.evaluate(env).truth is True:
+            one = _from_rule(rule, command, env)
+            helpless = [f for f in found if f.flag == one.flag and f.kind == one.kind and not f.edits]
+            if helpless and one.edits:  # the same error, and what to write instead
+                found[found.index(helpless[0])] = replace(helpless[0], why=one.why, edits=one.edits, rule="")
+            elif one.flag not in blamed:
+                found.append(one)
+    found.sort(key=lambda f: not f.ends_start)
+    return Checked(catalogue.version, tuple(dict.fromkeys(found)))
+
+
+def _from_problem(
+    problem: Problem, command: CommandLine, book: RuleBook, version_known: bool, complete: bool
+) -> Finding | None:
+    catalogue = command.catalogue
+    kind, flag, why, ends = _KINDS[problem.kind], problem.flag, problem.message, problem.fatal
+    if problem.kind == "stray":
+        word = problem.message.rpartition("takes ")[2].strip("'\"")
+        if _ABRIDGED.match(word) or not complete:
+            return None
+        ends = not ("$" in word or "`" in word)
+    if problem.kind == "missing_required" and not complete:
+        return None
+    use = next((u for u in command.flags if flag in (u.flag, u.spelling)), None)
+    versions = catalogue.version
+    edits: tuple[Edit, ...] = ()
+    if kind in ("unknown", "ambiguous") and use is not None:
+        foreign = book.foreign.get(flag)
+        span = catalogue.spans.get(flag)
+        versions = f"{span.first} to {span.last} take it" if span else "no catalogued version takes it"
+        if foreign is not None and span is None:
+            why = f"{flag} is no flag of SGLang in any version: {foreign.why}"
+            edits = _foreign_edits(foreign, use, catalogue)
+        else:
+            edits = _suggested(problem.suggestion, use, catalogue)
+        if not version_known and (span is not None or kind == "ambiguous"):
+            ends = False
+            why += " (the version is not known: this holds for the newest one)"
+    elif kind == "deprecated" and use is not None:
+        edits = _suggested(problem.suggestion, use, catalogue)
+        why = f"{flag} is deprecated in {catalogue.version}: {_softly(why)}"
+        if not version_known:
+            return None
+    elif kind == "bad_value" and use is not None and use.spec is not None:
+        if problem.kind == "unexpected_value":
+            edits = (Edit(use.flag, ""),)
+        elif problem.suggestion and not is_secret_flag(flag):
+            edits = (Edit(use.flag, problem.suggestion),)
+        if problem.kind == "bad_choice" and not version_known:
+            ends = False
+    return Finding(kind, use.spelling or flag if use is not None else flag, why, edits, ends, versions)
+
+
+def _softly(message: str) -> str:
+    inner = re.search(r"\(([^()]*)\)$", message)
+    return inner[1] if inner else message
+
+
+def _suggested(suggestion: str | None, use: FlagUse, catalogue: Catalogue) -> tuple[Edit, ...]:
+    """A suggestion such as ``--a disabled --b disabled`` as edits; the value goes along where one is taken."""
+    if not suggestion or not suggestion.startswith("--"):
+        return ()
+    edits: list[Edit] = []
+    words = re.split(r"[ =]+", suggestion)
+    for index, word in enumerate(words):
+        spec = catalogue.by_option.get(word)
+        if spec is None:
+            continue
+        following = words[index + 1] if index + 1 < len(words) else ""
+        if spec.is_switch:
+            edits.append(Edit(spec.flag, ""))
+        elif following and not following.startswith(("-", "<")):
+            if spec.choices is None or following in spec.choices:
+                edits.append(Edit(spec.flag, following))
+        elif use.values and not is_secret_flag(spec.flag):
+            edits.append(Edit(spec.flag, use.text))
+        elif is_secret_flag(spec.flag):
+            edits.append(Edit(spec.flag, HIDDEN))
+        elif spec.arity in ("optional", "any"):
+            edits.append(Edit(spec.flag, ""))
+    if any(e.flag == use.flag for e in edits):
+        return tuple(edits)
+    return (*edits, Edit(use.spelling or use.flag, None)) if edits else ()
+
+
+def _foreign_edits(foreign: ForeignName, use: FlagUse, catalogue: Catalogue) -> tuple[Edit, ...]:
+    out = Edit(use.spelling, None)
+    if not foreign.means:
+        return (out,)
+    edits = []
+    for spelling in catalogue.spell(foreign.means):
+        spec = catalogue.by_option[spelling.flag]
+        if spelling.value is not None or spec.is_switch:
+            edits.append(Edit(spelling.flag, spelling.value or ""))
+        elif use.values and foreign.keeps_value:
+            edits.append(Edit(spelling.flag, use.text))
+    return (*edits, out)
+
+
+def _repeated(command: CommandLine) -> Iterable[Finding]:
+    """One setting said twice with different values: the last one counts, and few people mean that."""
+    said: dict[str, FlagUse] = {}
+    for use in command.flags:
+        if use.spec is None or (use.kind == "positional" and use.spec is None):
+            continue
+        before = said.get(use.spec.dest)
+        said[use.spec.dest] = use
+        if before is None or use.spec.action == "append":
+            continue
+        if (before.values, before.negated) != (use.values, use.negated) and before.spec is not None:
+            if before.spec.is_switch != use.spec.is_switch:
+                continue  # a deprecated switch and its successor: the rules speak of these
+            old, new = (HIDDEN, HIDDEN) if is_secret_flag(use.flag) else (before.text, use.text)
+            name = before.spelling or "the model"
+            why = f"{name} {old} and {use.spelling} {new} set the same thing: the last one counts".replace(
+                "  ", " "
+            )
+            yield Finding(
+                "contradictory", use.spelling or use.flag, why, (Edit(use.flag, use.text),), False, ALL
+            )
+
+
+def _from_rule(rule: CommandRule, command: CommandLine, env: Env) -> Finding:
+    catalogue = command.catalogue
+    use = command.use(rule.flag)
+    way = catalogue.spell(rule.flag)
+    flag = use.spelling if use is not None and use.spelling else way[0].flag if way else f"--{rule.flag}"
+    edits: list[Edit] = []
+    for name, template in rule.instead.items():
+        value = template.render(env)
+        if value == "unset":
+            there = command.use(name)
+            if there is not None and there.spelling:
+                edits.append(Edit(there.spelling, None))
+            continue
+        if "?" in value:  # a number that it needs is missing
+            continue
+        for spelling in catalogue.spell(name):
+            edits.append(Edit(spelling.flag, spelling.value if spelling.value is not None else value))
+    return Finding(
+        rule.kind, flag, rule.why.render(env), tuple(edits), rule.ends_start, rule.versions or ALL, rule.id
+    )
+
+
+def name_in(text: str) -> str | None:
+    """The flag that argparse names in a line such as ``error: unrecognized arguments: --foo 3``."""
+    match = re.search(
+        r"(?:unrecognized arguments?:|ambiguous option:|argument|unexpected keyword argument '?)\s*(-{0,2}[\w-]+)",
+        text,
+    )
+    if match is None:
+        return None
+    name = match[1]
+    return name if name.startswith("-") else f"--{snake(name).replace('_', '-')}"

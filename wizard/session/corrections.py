@@ -1,0 +1,140 @@
+"""Remedies for a command line that its SGLang does not take: the same line, as this version takes it."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Sequence
+
+from wizard.core.argv import CommandLine, parse, set_flag, unset_flag
+from wizard.core.expr import parse_template
+from wizard.core.findings import Checked, Edit, Finding, examine, name_in
+from wizard.core.flags import Catalogue
+from wizard.core.flow import Cause, FlowBook, Remedy
+from wizard.core.plan import Plan, VerifyGoal
+from wizard.core.reading import Snapshot
+from wizard.core.session import Offer
+from wizard.core.target import Target
+from wizard.session.planner import plan_for
+
+CAUSE = "bad_cli_args"
+SAME_VALUE = "the same value"
+"""Stands in ``set`` where a log names a flag without the value that it was given."""
+
+
+def examined(target: Target, snapshot: Snapshot, catalogue: Catalogue, book: FlowBook) -> Checked | None:
+    """What is to be said of the target's command, the settings of its ``--config`` file among them."""
+    from wizard.probes import launchline
+
+    return launchline.check(target, book.command_rules, catalogue.asked or None, snapshot.get)
+
+
+def corrections(
+    cause: Cause, target: Target, snapshot: Snapshot, catalogue: Catalogue, book: FlowBook
+) -> tuple[Offer, ...]:
+    """One offer that corrects everything which would end the start; () when nothing can be respelled.
+
+    Where only the log names the flag, the offer says its right spelling, and nothing can be applied.
+    """
+    from wizard.probes import launchline
+
+    checked = examined(target, snapshot, catalogue, book)
+    errors = checked.errors if checked is not None else ()
+    if not errors:
+        errors = _from_log(snapshot, catalogue, book)
+    if not errors:
+        return ()
+    edits = tuple(dict.fromkeys(e for f in errors for e in f.edits))
+    command = launchline.typed_command(target, catalogue.asked or None)
+    known = [e for e in edits if e.value is not None]
+    # a flag that this version does not know is taken out by a person or by the plan: it is no setting of it
+    intents = tuple((e.flag, e.value) for e in known)
+    takes_out = [e.flag for e in edits if e.value is None]
+    actions = [f"Take {flag} out of the command." for flag in dict.fromkeys(takes_out)]
+    actions += [f"{f.flag}: {f.why}" for f in errors if not f.edits]
+    names = ", ".join(dict.fromkeys(f.flag for f in errors if f.flag)) or "the command"
+    title = f"Write {names} as SGLang {catalogue.version} takes it"
+    if not known:
+        title = f"Take out {names}" if takes_out else f"Correct {names}"
+    remedy = Remedy(
+        id="write_flags_right",
+        title=title,
+        changes=(),
+        when=None,
+        why=parse_template(""),
+        cost=parse_template(""),
+        expect=None,
+        goal=VerifyGoal("ready"),
+        rollback="The old command is started again.",
+    )
+    why = " ".join(dict.fromkeys(f"{f.why.rstrip('.')}." for f in errors))
+    cost = "None: it does not start as it is."
+    plan: Plan | None = None
+    why_not = "this is for a person to do"
+    if target.launch is None or command is None:
+        why_not = "the launch command of this server is not known (give --pid or --command)"
+    elif target.note:
+        why_not = target.note
+    elif not command.editable:
+        why_not = f"its command line cannot be edited safely: {command.why}"
+    elif edits and not any(e.value == SAME_VALUE for e in edits):
+        try:
+            new = _edited(command, errors)
+        except ValueError as error:
+            why_not = str(error)
+        else:
+            why_not = ""
+            plan = plan_for(
+                remedy, cause, snapshot.get, target, new.argv, catalogue, reason=title, why=why, cost=cost
+            )
+    return (Offer(remedy, plan, why_not, intents, why, cost, tuple(actions)),)
+
+
+def _edited(command: CommandLine, errors: Sequence[Finding]) -> CommandLine:
+    """The command with every finding's edits: what goes out goes first. Raises ValueError."""
+    edits = tuple(dict.fromkeys(e for f in errors for e in f.edits))
+    for edit in edits:
+        if edit.value is None:
+            command = unset_flag(command, edit.flag)
+    for edit in edits:
+        if edit.value is not None:
+            words = edit.value.split() if edit.value else None
+            command = set_flag(command, edit.flag, words[0] if words and len(words) == 1 else words)
+    return command
+
+
+def _from_log(snapshot: Snapshot, catalogue: Catalogue, book: FlowBook) -> tuple[Finding, ...]:
+    """The flag that argparse names in the log, looked up in the catalogue."""
+    error = snapshot.get("log.error")
+    if error is None or book.command_rules is None:
+        return ()
+    text = str(error.x)
+    name = name_in(text)
+    if name is None:
+        return ()
+    words: list[str] = [name]
+    if "unrecognized argument" in text:
+        try:
+            words = shlex.split(text.partition(":")[2].partition(": ")[2] or text.rpartition(": ")[2])[:20]
+        except ValueError:
+            words = [name]
+        words = words if words and words[0].startswith("--") else [name]
+    checked = examine(parse(words, catalogue), book.command_rules)
+    found = []
+    for one in checked.errors:
+        edits = one.edits
+        if not edits and one.kind in ("unknown", "ambiguous"):
+            edits = _same_value(one.flag, catalogue, book)
+        if edits:
+            found.append(Finding(one.kind, one.flag, one.why, edits, True, one.versions, one.rule))
+    return tuple(found)
+
+
+def _same_value(flag: str, catalogue: Catalogue, book: FlowBook) -> tuple[Edit, ...]:
+    """The right name for a flag whose value the log does not tell."""
+    foreign = book.command_rules.foreign.get(flag) if book.command_rules else None
+    name = foreign.means if foreign is not None else flag
+    spec = catalogue.flag_for(name) if name else None
+    if spec is None and foreign is None:
+        suggestion = catalogue.resolve(flag).suggestion
+        spec = catalogue.by_option.get(suggestion.split()[0]) if suggestion else None
+    return (Edit(spec.flag, "" if spec.is_switch else SAME_VALUE),) if spec is not None else ()
