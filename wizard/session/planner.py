@@ -50,7 +50,9 @@ def make_offers(
     if cause.id == "bad_cli_args":
         from wizard.session.corrections import corrections
 
-        offers = [*corrections(cause, target, snapshot, catalogue, book)] or offers
+        computed = corrections(cause, target, snapshot, catalogue, book)
+        # a flag without a right spelling of its own is replaced by another setting: flows know which
+        offers = [*computed, *(o for o in offers if o.intents or not computed)]
     return tuple(sorted(offers, key=lambda o: (o.plan is None, bool(o.why_not) and not o.intents)))
 
 
