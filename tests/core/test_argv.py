@@ -146,7 +146,7 @@ def test_edits_inside_a_shell_text_touch_one_word() -> None:
     assert command.editable, command.why
     assert command.value("model_path") == "a b"
     edited = set_flag(set_flag(command, "tp_size", 4), "mem_fraction_static", 0.8)
-    assert edited.argv[2] == text.replace("--tp 2", "--tp 4 --mem-fraction-static 0.8")
+    assert edited.argv[2] == text.replace("--tp 2", "--tp-size 4 --mem-fraction-static 0.8")
     assert unset_flag(edited, "port").argv[2] == edited.argv[2].replace(" --port $PORT", "")
 
 
@@ -178,8 +178,28 @@ def test_a_command_without_a_server_is_not_editable() -> None:
 
 def test_set_keeps_place_and_spelling() -> None:
     command = line("python -m sglang.launch_server --tp 4 --port=30001 --model x")
-    assert set_flag(command, "tp_size", 2).argv[3:] == ("--tp", "2", "--port=30001", "--model", "x")
+    assert set_flag(command, "model_path", "y").argv[3:] == ("--tp", "4", "--port=30001", "--model", "y")
     assert set_flag(command, "port", 5).argv[3:] == ("--tp", "4", "--port=5", "--model", "x")
+
+
+def test_an_abbreviation_that_is_changed_is_written_in_full() -> None:
+    command = line("python -m sglang.launch_server --tp 4 --port=30001 --model x")
+    assert set_flag(command, "tp_size", 2).argv[3:] == ("--tp-size", "2", "--port=30001", "--model", "x")
+
+
+@pytest.mark.parametrize(
+    ("version", "old", "expected"),
+    [
+        ("0.5.20", "--tp-size 8", "--tp-size 8 --enable-dp-attention"),
+        ("0.5.22", "--tp-size 8", "--tp-size 8 --attn-dp-size 8"),
+        ("0.5.22", "--tp 8 --dp-size 4", "--tp 8 --attn-dp-size 4"),
+        ("0.5.23", "--tp 8 --dp-size 4 --enable-dp-attention", "--tp 8 --attn-dp-size 4"),
+        ("0.5.20", "--tp 8 --dp-size 4 --enable-dp-attention", "--tp 8 --dp-size 4 --enable-dp-attention"),
+    ],
+)
+def test_dp_attention_is_a_switch_or_a_number(version: str, old: str, expected: str) -> None:
+    command = parse([*HEAD, *old.split()], for_version(version))
+    assert " ".join(set_flag(command, "enable_dp_attention", True).args) == expected
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Sequence
 from wizard.core.commandline import CommandLine, FlagUse, Problem, parse
 from wizard.core.commandtext import Pasted, shell_join, split, split_environ
 from wizard.core.flagcheck import validate
-from wizard.core.flags import INTENTS, Catalogue, FlagSpec, Spelling, intent_spellings
+from wizard.core.flags import INTENTS, Catalogue, FlagSpec, Spelling, intent_spellings, snake
 from wizard.core.plan import FlagChange
 from wizard.core.redact import HIDDEN, is_secret_flag
 
@@ -22,6 +22,7 @@ __all__ = [
     "FlagUse",
     "Pasted",
     "Problem",
+    "attention_groups",
     "diff",
     "parse",
     "render",
@@ -54,6 +55,10 @@ def set_flag(command: CommandLine, name: str, value: FlagValue = None) -> Comman
     if not way:
         raise ValueError(f"SGLang {command.catalogue.version} has no flag for {name}")
     first = command.catalogue.by_option[way[0].flag]
+    if first.flag == "--attn-dp-size":
+        return _set_attention_groups(command, value)
+    if first.flag == "--enable-dp-attention" and snake(name) == "attn_dp_size":
+        return set_flag(set_flag(command, "dp_size", value), "enable_dp_attention", True)
     switch = first.is_switch or way[0].value is not None
     if switch and not isinstance(value, bool) and value is not None:
         raise ValueError(f"{first.flag} is a switch and takes no value")
@@ -71,6 +76,34 @@ def set_flag(command: CommandLine, name: str, value: FlagValue = None) -> Comman
         words = (spelling.value,) if spelling.value is not None else _words(value)
         command = _write(command, label, spec, spec.flag, words)
     return command
+
+
+def attention_groups(command: CommandLine | None) -> str | None:
+    """Into how many groups DP attention splits here: what dp says, else one a rank of tp; None when neither does.
+
+    ``--dp-size N --enable-dp-attention`` is ``--attn-dp-size N`` from 0.5.22 on (the pair still works,
+    and warns).
+    """
+    for name in ("attn_dp_size", "dp_size", "tp_size"):
+        text = command.value(name) if command is not None else None
+        if text and text.isdigit() and int(text) > 1:
+            return text
+    return None
+
+
+def _set_attention_groups(command: CommandLine, value: FlagValue) -> CommandLine:
+    """``--attn-dp-size N`` (0.5.22+) in the place of ``--dp-size N --enable-dp-attention``."""
+    if value is False:
+        return unset_flag(command, "enable_dp_attention")
+    asked = attention_groups(command) if value is None or value is True else str(value)
+    if asked is None:
+        raise ValueError("--attn-dp-size needs a value: how many groups the ranks of --tp-size make")
+    spec = command.catalogue.by_option["--attn-dp-size"]
+    command = unset_flag(command, "--dp-size")  # beside the new flag it would mean whole replicas
+    old = command.use("--enable-dp-attention")
+    if old is not None and old.flag == "--enable-dp-attention":
+        command = unset_flag(command, "--enable-dp-attention")
+    return _write(command, "--attn-dp-size", spec, spec.flag, (asked,))
 
 
 def unset_flag(command: CommandLine, name: str) -> CommandLine:
@@ -170,7 +203,8 @@ def _write(command: CommandLine, name: str, spec: FlagSpec, flag: str, values: t
     keep = same and (spec.action != "BooleanOptionalAction" or use.negated == flag.startswith("--no-"))
     if keep and use.values == values:
         return command
-    spelling = use.spelling if keep else flag
+    # what is short for it today may be short for two flags tomorrow (--cuda-graph-max-bs, 0.5.20): in full
+    spelling = use.spelling if keep and use.kind != "abbreviation" else flag
     return _splice(command, use.start, use.end, _spelled(spelling, values, use.joined))
 
 

@@ -279,7 +279,8 @@ def _from_rule(rule: CommandRule, command: CommandLine, env: Env) -> Finding:
 def name_in(text: str) -> str | None:
     """The flag that argparse names in a line such as ``error: unrecognized arguments: --foo 3``."""
     match = re.search(
-        r"(?:unrecognized arguments?:|ambiguous option:|argument|unexpected keyword argument '?)\s*(-{0,2}[\w-]+)",
+        r"(?:unrecognized arguments?:|ambiguous option:|argument|unexpected keyword argument '?)"
+        r"\s*(-{0,2}[\w-]+)",
         text,
     )
     if match is None:

@@ -164,7 +164,14 @@ INTENTS: dict[str, tuple[tuple[Spelling, ...], ...]] = {
         (Spelling("--cuda-graph-max-bs-prefill"),),
         (Spelling("--piecewise-cuda-graph-max-tokens"),),
     ),
-    "enable_dp_attention": ((Spelling("--enable-dp-attention"),),),
+    "enable_dp_attention": (
+        (Spelling("--attn-dp-size"),),
+        (Spelling("--enable-dp-attention"),),
+    ),
+    "attn_dp_size": (
+        (Spelling("--attn-dp-size"),),
+        (Spelling("--enable-dp-attention"),),
+    ),
     "swa_full_tokens_ratio": (
         (Spelling("--swa-full-tokens-ratio"),),
         (Spelling("--hybrid-kvcache-ratio"),),

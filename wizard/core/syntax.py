@@ -24,3 +24,9 @@ def read_literal(text: str) -> Any:
     """The value of a literal. Raises what ``ast.literal_eval`` raises."""
     with _ONE_AT_A_TIME:
         return ast.literal_eval(text)
+
+
+def parse_module(text: str) -> ast.Module:
+    """The tree of a source file; nothing is executed. Raises what ``ast.parse`` raises."""
+    with _ONE_AT_A_TIME:
+        return ast.parse(text)

@@ -63,12 +63,30 @@ def _spec(row: Sequence[Any]) -> FlagSpec:
     )
 
 
-@lru_cache(maxsize=64)
+_LEARNT: dict[str, Catalogue] = {}
+"""Catalogues read from installed sources that the shipped one does not have."""
+
+MOST_LEARNT = 32
+
+
+def learn(catalogue: Catalogue) -> None:
+    """From now on this catalogue stands for its version (``wizard.server.installed`` reads them)."""
+    if len(_LEARNT) < MOST_LEARNT or catalogue.version in _LEARNT:
+        _LEARNT[catalogue.version] = catalogue
+
+
 def for_version(version: str | None) -> Catalogue:
-    """The flags of a version: of the nearest catalogued one that is not newer, else of the oldest.
+    """The flags of a version: as learnt from an installation, else of the nearest catalogued one that is
+    not newer, else of the oldest.
 
     None, or text that is no version, gives the newest and ``exact`` False for text.
     """
+    learnt = _LEARNT.get(version) if version else None
+    return learnt if learnt is not None else _shipped(version)
+
+
+@lru_cache(maxsize=64)
+def _shipped(version: str | None) -> Catalogue:
     versions = catalogued_versions()
     try:
         chosen = nearest_version(version, versions) if version else versions[-1]
@@ -99,15 +117,40 @@ def installed_version(argv: Sequence[str], environ: Mapping[str, str]) -> str | 
     Read from the package metadata in the interpreter's ``site-packages``; nothing is imported or run.
     ``environ`` is the environment of the target (PATH, PYTHONPATH, VIRTUAL_ENV), not ours.
     """
+    package = installed_package(argv, environ)
+    return None if package is None else package[1]
+
+
+def installed_package(argv: Sequence[str], environ: Mapping[str, str]) -> tuple[Path | None, str] | None:
+    """The folder that holds the ``sglang`` package which this command would run, and its version.
+
+    The folder is None for the simulator, and where the sources stand elsewhere (some editable installs).
+    """
     own, rest = split_environ(argv)
     environ = {**environ, **own}
     command = parse(rest, for_version(None))
     if command.module in _MODULE_VERSION:
-        return _MODULE_VERSION[command.module]
+        return None, _MODULE_VERSION[command.module]
     for folder in _search_path(command.program, environ):
         version = _version_in(folder)
         if version is not None:
-            return version
+            return _source_root(folder), version
+    return None
+
+
+def _source_root(folder: Path) -> Path | None:
+    """Where the package's sources are: here, or where an editable install's ``.pth`` file points."""
+    if (folder / "sglang" / "srt" / "server_args.py").is_file():
+        return folder
+    try:
+        pointers = sorted(folder.glob("*sglang*.pth"))
+        lines = [line for one in pointers[:4] for line in one.read_text("utf-8", "replace")[:4096].splitlines()]
+    except OSError:
+        return None
+    for line in lines:
+        root = Path(line.strip())
+        if root.is_absolute() and (root / "sglang" / "srt" / "server_args.py").is_file():
+            return root
     return None
 
 

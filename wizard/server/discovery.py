@@ -19,8 +19,9 @@ from urllib.parse import urlsplit
 from wizard.core.commandline import find_entry, parse
 from wizard.core.target import Launch, Target
 from wizard.server import proc
-from wizard.server.catalogue import for_version, installed_version
+from wizard.server.catalogue import for_version
 from wizard.server.identity import identify, is_alive
+from wizard.server.installed import version_of
 
 DEFAULT_PORT = 30000
 _SIMULATOR = "wizard.simulator"
@@ -202,7 +203,7 @@ def _described(
     ``sockets``: what the parent listens on. It has the last word where the command line leaves the
     address to a file (``--config``) or to a default.
     """
-    version = installed_version(argv, environ)
+    version = version_of(argv, environ)
     command = parse(argv, for_version(version))
     host, text = command.value("host") or "127.0.0.1", command.value("port") or ""
     port = int(text) if text.isdigit() else DEFAULT_PORT

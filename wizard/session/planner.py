@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 
-from wizard.core.argv import CommandLine, parse, set_flag, split, unset_flag, validate
+from wizard.core.argv import CommandLine, attention_groups, parse, set_flag, split, unset_flag, validate
 from wizard.core.argv import diff as argv_diff
 from wizard.core.expr import Env, Expression, Template, parse_template, show
 from wizard.core.flags import Catalogue, snake
@@ -138,6 +138,9 @@ def _move(change: Change, env: Env, command: CommandLine | None, catalogue: Cata
         return Move(change.name, flag, None, why, True, inert=inert)
     if change.formula is None and change.value.startswith("<"):
         return Move(change.name, flag, change.value, why, False)  # a name that only a person can fill in
+    if flag == "--attn-dp-size" and change.value == "true":
+        groups = attention_groups(command)
+        return Move(change.name, flag, groups, why, groups is not None)
     if change.formula is None:
         number = _number(change.value)
         if number is not None and _wrong_way(change, number, _number(current)):
