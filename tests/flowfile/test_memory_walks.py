@@ -78,7 +78,6 @@ def oom(signature: str, *clues: str, **more: Scalar) -> Readings:
 # kv pool: the runs pool_30k and f_kv_exhaust on an H200, and fail_small_kv_queue on the CPU
 POOL: Readings = {
     "log.signatures": (),
-    "log.signature": "",
     "kv.usage": 0.98,
     "kv.usage_mean": 0.92,
     "kv.capacity_tokens": 30000,
@@ -99,7 +98,6 @@ ROOM: Readings = {
     "requests.queued_mean": 0.0,
 }
 HOST: Readings = {
-    "log.signature": "",
     "log.signatures": (),
     "log.clues": (),
     "log.phase": "loading",
