@@ -79,7 +79,7 @@ def set_flag(command: CommandLine, name: str, value: FlagValue = None) -> Comman
 
 
 def attention_groups(command: CommandLine | None) -> str | None:
-    """Into how many groups DP attention splits here: what dp says, else one a rank of tp; None when neither does.
+    """Into how many groups DP attention splits here: what dp says, else one a rank of tp; None: neither.
 
     ``--dp-size N --enable-dp-attention`` is ``--attn-dp-size N`` from 0.5.22 on (the pair still works,
     and warns).

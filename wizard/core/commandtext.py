@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from wizard.core.commandline import basename, find_entry, segments
+from wizard.core.launchtext import from_python, from_yaml
 from wizard.core.redact import redact_argv
 from wizard.core.shelltext import Word, scan
 
@@ -62,10 +63,21 @@ def split(text: str) -> Pasted:
     """The server command in a pasted text.
 
     Copes with prompts, line continuations, assignments and exports in front, pipes and redirections
-    behind, container wrappers, ``bash -c "..."``, comments and cut-off text. A text of flags only gives
-    these flags. Expansions stay as written.
+    behind, container wrappers, ``bash -c "..."``, comments and cut-off text, with ``command:`` of a
+    compose or Kubernetes file, and with ``sgl.Engine(...)`` in Python. A text of flags only gives these
+    flags. Expansions stay as written.
     """
-    return _split(re.sub(_PROMPT, "", text.replace("\r\n", "\n")), depth=0)
+    text = text.replace("\r\n", "\n")
+    for inner in from_yaml(text):
+        found = _split(inner, depth=0)
+        if found.argv:
+            return found
+    found = _split(re.sub(_PROMPT, "", text), depth=0)
+    if find_entry(found.argv) is None:
+        keywords = from_python(text)
+        if keywords:
+            return Pasted(tuple(keywords))
+    return found
 
 
 def _split(text: str, depth: int) -> Pasted:

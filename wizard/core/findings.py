@@ -106,12 +106,18 @@ class Checked:
 
 
 def examine(
-    command: CommandLine, book: RuleBook, others: Env = lambda _: None, *, version_known: bool = True
+    command: CommandLine,
+    book: RuleBook,
+    others: Env = lambda _: None,
+    *,
+    version_known: bool = True,
+    newer: Catalogue | None = None,
 ) -> Checked:
     """Everything to be said of a command line for its catalogue's version.
 
     ``version_known`` False: the catalogue is only the newest one, so that a flag which an older version
-    takes accuses nobody. A router's line is not judged: its flags are another program's.
+    takes accuses nobody. ``newer``: where the version itself is not catalogued, the next one that is; what
+    it takes accuses nobody either. A router's line is not judged: its flags are another program's.
     """
     catalogue = command.catalogue
     if command.kind in ("router", "none"):
@@ -121,6 +127,9 @@ def examine(
     found: list[Finding] = []
     for problem in problems_of(command):
         one = _from_problem(problem, command, book, version_known, complete)
+        if one is not None and one.ends_start and not catalogue.exact and not _holds_in(newer, one, problem):
+            why = f"{one.why} (SGLang {catalogue.asked} itself is not in the catalogue)"
+            one = replace(one, ends_start=False, why=why)
         if one is not None:
             found.append(one)
     found += _repeated(command)
@@ -141,6 +150,16 @@ def examine(
                 found.append(one)
     found.sort(key=lambda f: not f.ends_start)
     return Checked(catalogue.version, tuple(dict.fromkeys(found)))
+
+
+def _holds_in(newer: Catalogue | None, one: Finding, problem: Problem) -> bool:
+    """Whether the next catalogued version has the same problem, so that the one between has it too."""
+    if newer is None:
+        return False
+    found = newer.resolve(one.flag)
+    if one.kind in ("unknown", "ambiguous") and problem.kind != "stray":
+        return not found.accepted
+    return problem.kind in ("missing_value", "missing_required", "bad_type", "out_of_range")
 
 
 def _from_problem(
@@ -206,10 +225,10 @@ def _suggested(suggestion: str | None, use: FlagUse, catalogue: Catalogue) -> tu
         elif following and not following.startswith(("-", "<")):
             if spec.choices is None or following in spec.choices:
                 edits.append(Edit(spec.flag, following))
-        elif use.values and not is_secret_flag(spec.flag):
-            edits.append(Edit(spec.flag, use.text))
         elif is_secret_flag(spec.flag):
             edits.append(Edit(spec.flag, HIDDEN))
+        elif use.values:
+            edits.append(Edit(spec.flag, use.text))
         elif spec.arity in ("optional", "any"):
             edits.append(Edit(spec.flag, ""))
     if any(e.flag == use.flag for e in edits):
@@ -249,9 +268,8 @@ def _repeated(command: CommandLine) -> Iterable[Finding]:
             why = f"{name} {old} and {use.spelling} {new} set the same thing: the last one counts".replace(
                 "  ", " "
             )
-            yield Finding(
-                "contradictory", use.spelling or use.flag, why, (Edit(use.flag, use.text),), False, ALL
-            )
+            edits = () if is_secret_flag(use.flag) else (Edit(use.flag, use.text),)
+            yield Finding("contradictory", use.spelling or use.flag, why, edits, False, ALL)
 
 
 def _from_rule(rule: CommandRule, command: CommandLine, env: Env) -> Finding:
@@ -261,7 +279,7 @@ def _from_rule(rule: CommandRule, command: CommandLine, env: Env) -> Finding:
     flag = use.spelling if use is not None and use.spelling else way[0].flag if way else f"--{rule.flag}"
     edits: list[Edit] = []
     for name, template in rule.instead.items():
-        value = template.render(env)
+        value = re.sub(r"(?<=\d),(?=\d{3})", "", template.render(env))  # shown as 32,768, written 32768
         if value == "unset":
             there = command.use(name)
             if there is not None and there.spelling:

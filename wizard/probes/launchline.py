@@ -14,7 +14,7 @@ from wizard.core.findings import Checked, Finding, examine
 from wizard.core.reading import Scalar, Trust, Value
 from wizard.core.redact import clean, redact_text
 from wizard.core.target import Target
-from wizard.server.catalogue import for_version
+from wizard.server.catalogue import for_version, next_newer
 from wizard.server.configfile import ConfigError, merged
 
 CONFIG_JSON_BYTES = 1 << 20
@@ -60,7 +60,8 @@ def check(target: Target, rules: RuleBook | None, version: str | None, others: E
         ends = target.launch is not None or "no such file" not in str(error)
         found = (Finding("bad_value", "--config", str(error), (), ends),)
     env = _environment(command, target, others)
-    checked = examine(command, rules or RuleBook(), env, version_known=version is not None)
+    newer = next_newer(version) if version and not command.catalogue.exact else None
+    checked = examine(command, rules or RuleBook(), env, version_known=version is not None, newer=newer)
     if not found:
         return checked
     return Checked(checked.version, tuple(sorted((*found, *checked.findings), key=lambda f: not f.ends_start)))

@@ -95,6 +95,22 @@ def _shipped(version: str | None) -> Catalogue:
     return Catalogue(version=chosen, specs=_load(chosen), spans=_spans(), asked=version or "")
 
 
+def next_newer(version: str) -> Catalogue | None:
+    """The flags of the first catalogued version above one that is not catalogued itself; None above the newest.
+
+    None as well below the oldest: what that one took nobody can tell.
+    """
+    versions = catalogued_versions()
+    try:
+        key = version_key(version)
+    except ValueError:
+        return None
+    if key < version_key(versions[0]):
+        return None
+    above = next((v for v in versions if version_key(v) > key), None)
+    return for_version(above) if above is not None else None
+
+
 @lru_cache(maxsize=1)
 def known_names() -> tuple[str, ...]:
     """Every name that ``Catalogue.flag_for`` takes in at least one version, in snake case, sorted."""

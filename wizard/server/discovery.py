@@ -7,6 +7,7 @@ simulator. Shells, wrappers, editors and greps with "sglang" in their words are 
 
 from __future__ import annotations
 
+import contextlib
 import ipaddress
 import os
 import re
@@ -20,6 +21,7 @@ from wizard.core.commandline import find_entry, parse
 from wizard.core.target import Launch, Target
 from wizard.server import proc
 from wizard.server.catalogue import for_version
+from wizard.server.configfile import ConfigError, merged
 from wizard.server.identity import identify, is_alive
 from wizard.server.installed import version_of
 
@@ -205,6 +207,9 @@ def _described(
     """
     version = version_of(argv, environ)
     command = parse(argv, for_version(version))
+    if command.config_path is not None and target.launch is not None:
+        with contextlib.suppress(ConfigError):
+            command = merged(command, target.launch.cwd)
     host, text = command.value("host") or "127.0.0.1", command.value("port") or ""
     port = int(text) if text.isdigit() else DEFAULT_PORT
     open_ports = {one.port for one in sockets}

@@ -12,6 +12,7 @@ from wizard.core.flags import Catalogue
 from wizard.core.flow import Cause, FlowBook, Remedy
 from wizard.core.plan import Plan, VerifyGoal
 from wizard.core.reading import Snapshot
+from wizard.core.redact import HIDDEN
 from wizard.core.session import Offer
 from wizard.core.target import Target
 from wizard.session.planner import plan_for
@@ -76,6 +77,8 @@ def corrections(
         why_not = target.note
     elif not command.editable:
         why_not = f"its command line cannot be edited safely: {command.why}"
+    elif any(e.value == HIDDEN for e in edits):
+        why_not = "a secret stands in what is to be written: correct it yourself"
     elif edits and not any(e.value == SAME_VALUE for e in edits):
         try:
             new = _edited(command, errors)

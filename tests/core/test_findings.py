@@ -1,0 +1,176 @@
+"""What is said of a launch command before it is started."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from wizard.core.argv import parse, split
+from wizard.core.findings import Checked, examine, name_in
+from wizard.core.reading import Value
+from wizard.flowfile.load import parse_book
+from wizard.flowfile.resources import flows_dir
+from wizard.server.catalogue import for_version, next_newer
+
+RULES = parse_book(flows_dir(), proven=True)[0].command_rules
+assert RULES is not None
+HEAD = "python -m sglang.launch_server --model-path m "
+
+
+def check(args: str, version: str | None = "0.5.20", **readings: float | str) -> Checked:
+    assert RULES is not None
+    argv = split(args if "launch_server" in args else HEAD + args).argv
+    env = {k.replace("__", "."): Value(v) for k, v in readings.items()}
+    catalogue = for_version(version)
+    newer = next_newer(version) if version and not catalogue.exact else None
+    return examine(parse(argv, catalogue), RULES, env.get, version_known=version is not None, newer=newer)
+
+
+@pytest.mark.parametrize(
+    ("version", "args", "kind", "flag", "edits"),
+    [
+        ("0.5.20", "--cuda-graph-max-bs 16", "ambiguous", "--cuda-graph-max-bs",
+         "--cuda-graph-max-bs-decode 16"),
+        ("0.5.20", "--tokenizer-threads 4", "unknown", "--tokenizer-threads", "--tokenizer-worker-num 4"),
+        ("0.5.20", "--max-runing-requests 4", "unknown", "--max-runing-requests", "--max-running-requests 4"),
+        ("0.5.20", "--gpu-memory-utilization 0.9", "unknown", "--gpu-memory-utilization",
+         "--mem-fraction-static 0.9"),
+        ("0.5.20", "--enforce-eager", "unknown", "--enforce-eager", "--disable-decode-cuda-graph"),
+        ("0.5.9", "--enforce-eager", "unknown", "--enforce-eager", "--disable-cuda-graph"),
+        ("0.5.20", "--enable-prefix-caching", "unknown", "--enable-prefix-caching",
+         "without --enable-prefix-caching"),
+        ("0.5.20", "--schedule-policy fcsf", "bad_value", "--schedule-policy", "--schedule-policy fcfs"),
+        ("0.5.20", "--quantization int8", "bad_value", "--quantization", "--quantization w8a8_int8"),
+        ("0.5.20", "--quantization int4", "bad_value", "--quantization", "without --quantization"),
+        ("0.5.20", "--disable-radix-cache=1", "bad_value", "--disable-radix-cache", "--disable-radix-cache"),
+        ("0.5.20", "--port", "missing", "--port", ""),
+        ("0.5.20", "--speculative-algorithm EAGLE --speculative-num-draft-tokens 5", "contradictory",
+         "--speculative-algorithm", "--speculative-num-steps 3"),
+        ("0.5.20", "--tp 8 --ep-size 3", "contradictory", "--ep-size", ""),
+        ("0.5.20", "--tp 8 --dp-size 3 --enable-dp-attention", "contradictory", "--dp-size", ""),
+        ("0.5.20", "--enable-hierarchical-cache --disable-radix-cache", "contradictory",
+         "--enable-hierarchical-cache", "without --disable-radix-cache"),
+        ("0.5.20", "--pp-size 2 --speculative-algorithm EAGLE", "contradictory", "--pp-size", ""),
+        ("0.5.22.post1", "--cuda-graph-max-bs 16", "ambiguous", "--cuda-graph-max-bs", "-decode 16"),
+        ("0.5.21", "--tokenizer-threads 4", "unknown", "--tokenizer-threads", "--tokenizer-worker-num 4"),
+        (None, "--gpu-memory-utilization 0.9", "unknown", "--gpu-memory-utilization", "--mem-fraction-static"),
+    ],
+)  # fmt: skip
+def test_what_would_end_the_start(version: str | None, args: str, kind: str, flag: str, edits: str) -> None:
+    errors = check(args, version).errors
+    assert [(e.kind, e.flag) for e in errors] == [(kind, flag)]
+    assert edits in (errors[0].instead or "")
+    assert errors[0].why
+
+
+@pytest.mark.parametrize(
+    ("version", "args", "notes"),
+    [
+        ("0.5.19", "--cuda-graph-max-bs 64", ["deprecated --cuda-graph-max-bs"]),
+        ("0.5.23", "--tp 8 --dp-size 8 --enable-dp-attention", ["deprecated --enable-dp-attention"]),
+        ("0.5.20", "--host 0.0.0.0", ["open_to_all"]),
+        ("0.5.20", "--host 0.0.0.0 --api-key k", []),
+        ("0.5.20", "--mem-fraction-static 0.97", ["fraction_very_high"]),
+        ("0.5.20", "--mem-fraction-static 0.05", ["fraction_very_low"]),
+        ("0.5.20", "--chunked-prefill-size -1", ["chunking_off"]),
+        ("0.5.20", "--max-running-requests 16", ["cap_far_below_default"]),
+        ("0.5.20", "--schedule-policy lpm", ["lpm_helps_some"]),
+        ("0.5.20", "--schedule-policy lpm --disable-radix-cache", ["lpm_without_cache", "radix_cache_off"]),
+        ("0.5.20", "--speculative-num-steps 3", ["speculation_without_algorithm"]),
+        ("0.5.20", "--speculative-num-steps $N --speculative-algorithm $A", []),
+        ("0.5.20", "--tp 2 --tp-size 4", ["contradictory --tp-size"]),
+        ("0.5.20", "--tp 2 --tp-size 2", []),
+        ("0.5.20", "--max-total-tokens 4096 --context-length 32k", ["context_over_pool"]),
+        ("0.5.20", "--nnodes 2 --node-rank 2 --tp 4 --dist-init-addr h:1", ["node_rank_too_high"]),
+        ("0.5.20", "--tp 4 --mem-fraction-static 0.85 --context-length 32768 --api-key k --port 30001", []),
+        # a version that is between two, or older than all: what a neighbour takes accuses nobody
+        ("0.4.9", "--max-queued-requests 5", ["unknown --max-queued-requests"]),
+        ("0.2.7", "--tokenizer-threads 4", ["unknown --tokenizer-threads"]),
+        (None, "--cuda-graph-max-bs 64", ["ambiguous --cuda-graph-max-bs"]),
+        # shortened by the person who quotes it
+        ("0.5.20", "--tp 2 ...", []),
+    ],
+)
+def test_what_is_only_worth_a_note(version: str | None, args: str, notes: list[str]) -> None:
+    checked = check(args, version)
+    assert checked.errors == ()
+    assert sorted(f.rule or f"{f.kind} {f.flag}" for f in checked.notes) == sorted(notes)
+
+
+def test_cards_and_the_model_count() -> None:
+    assert [f.rule for f in check("--tp 8", gpu__count=4).errors] == ["too_few_cards"]
+    assert check("--tp 8", gpu__count=8).errors == ()
+    assert [f.rule for f in check("--tp 4 --dp-size 2", gpu__count=4).errors] == ["too_few_cards_for_replicas"]
+    assert [f.rule for f in check("--tp 3", model__heads=32).errors] == ["heads_not_divisible"]
+    found = check("--context-length 65536", model__context=32768).errors
+    assert [(f.rule, f.instead) for f in found] == [("context_over_model", "--context-length 32768")]
+
+
+def test_a_key_is_not_repeated() -> None:
+    checked = check("--api-key hush-hush --api-key hush-too --admin-api-kee hush-three")
+    assert "hush" not in repr([f.to_json() for f in checked.findings if f.kind != "unknown"])
+
+
+@pytest.mark.parametrize(
+    ("line", "name"),
+    [
+        ("launch_server.py: error: unrecognized arguments: --foo 3", "--foo"),
+        ("error: ambiguous option: --pp could match --pp-size, --pp-async", "--pp"),
+        ("error: argument --quantization: invalid choice: 'int8'", "--quantization"),
+        ("TypeError: ServerArgs.__init__() got an unexpected keyword argument 'tp_siz'", "--tp-siz"),
+        ("all is well", None),
+    ],
+)
+def test_the_flag_that_a_log_names(line: str, name: str | None) -> None:
+    assert name_in(line) == name
+
+
+PIECES = (
+    "python -m sglang.launch_server --model-path m --tp 2 --host '0.0.0.0 \" \\ \n $VAR ${X} $(x) ` # ; && >",
+    "docker run -e A=1 bash -c sgl.Engine( tp_size=4, ) command: [ ] - | {a:1} --config x.yaml -- … = --=",
+)
+WORDS = st.sampled_from([word for piece in PIECES for word in piece.split(" ")])
+ROUGH = st.one_of(
+    st.text(max_size=120),
+    st.lists(WORDS, max_size=30).map(" ".join),
+    st.lists(WORDS, max_size=20).map("\n".join),
+    st.lists(WORDS, max_size=20).map(lambda w: "command:\n" + "\n".join(f"  - {x}" for x in w)),
+    st.lists(WORDS, max_size=20).map(lambda w: "sgl.Engine(" + ", ".join(w) + ")"),
+)
+
+
+@settings(max_examples=300, deadline=None)
+@given(ROUGH)
+def test_any_text_is_survived(text: str) -> None:
+    assert RULES is not None
+    command = parse(split(text).argv, for_version("0.5.20"))
+    for one in examine(command, RULES).findings:
+        assert one.says()
+
+
+VALUES = st.sampled_from(
+    ["a b", "it's", 'say "x"', "$HOME", "#1", "a;b", "--not-a-flag", "back\\slash", '{"a": [1]}', "x=y"]
+)
+
+
+@settings(max_examples=150, deadline=None)
+@given(VALUES, st.sampled_from(["plain", "continued", "docker", "shell", "compose", "engine"]))
+def test_one_value_is_read_alike_however_it_is_written(value: str, form: str) -> None:
+    """The same command as a line, over several lines, in a container, in a shell, as YAML, in Python."""
+    import json
+    import shlex
+
+    words = ["python3", "-m", "sglang.launch_server", "--tp-size", "4", f"--served-model-name={value}"]
+    line = shlex.join(words)
+    text = {
+        "plain": line + "  # and so on --tp-size 8",
+        "continued": line.replace(" --", " \\\n  --", 1),
+        "docker": f"docker run --gpus all -e A=1 -v x:y image {line}",
+        "shell": f"bash -c {shlex.quote(line)}",
+        "compose": "    command: " + json.dumps(words) + "\n    ports: [1]",
+        "engine": f"llm = sgl.Engine(tp_size=4, served_model_name={value!r})",
+    }[form]
+    command = parse(split(text).argv, for_version("0.5.20"))
+    assert command.value("tp_size") == "4"
+    assert command.value("served_model_name") == value
