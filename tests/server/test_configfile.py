@@ -1,0 +1,61 @@
+"""``--config FILE``: read as SGLang reads it, and never more than is good for us."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from wizard.core.argv import parse
+from wizard.server.catalogue import for_version
+from wizard.server.configfile import ConfigError, merged
+
+HEAD = ["python", "-m", "sglang.launch_server"]
+CURRENT = for_version("0.5.20")
+
+
+def test_the_command_line_wins_over_the_file(tmp_path: Path) -> None:
+    (tmp_path / "c.yaml").write_text(
+        "model-path: m\ntp-size: 4\nport: 31000\nenable-metrics: true\ndisable_radix_cache: false\n"
+        "cuda-graph-bs-decode: [1, 2]\njson-model-override-args: {a: 1}\n"
+    )
+    line = parse([*HEAD, "--port", "32000", "--config", "c.yaml", "--tp", "2"], CURRENT)
+    command = merged(line, str(tmp_path))
+    assert (command.value("model_path"), command.value("port"), command.value("tp_size")) == ("m", "32000", "2")
+    assert command.value("enable_metrics") == ""
+    assert not command.has("disable_radix_cache")
+    assert command.use("--cuda-graph-bs-decode").values == ("1", "2")  # type: ignore[union-attr]
+    assert command.value("json_model_override_args") == '{"a": 1}'
+    assert command.config_path is None
+    assert command.problems == ()
+
+
+def test_the_model_of_serve_stays_in_front(tmp_path: Path) -> None:
+    (tmp_path / "c.yml").write_text("tp-size: 4\n")
+    command = merged(parse(["sglang", "serve", "m", "--config", "c.yml"], CURRENT), str(tmp_path))
+    assert (command.value("model_path"), command.value("tp_size")) == ("m", "4")
+
+
+def test_without_a_file_nothing_changes() -> None:
+    command = parse([*HEAD, "--model-path", "m"], CURRENT)
+    assert merged(command, "/") is command
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "why"),
+    [
+        ("c.json", "{}", ".yaml or .yml"),
+        ("c.yaml", "- a\n- b", "names with values"),
+        ("c.yaml", "a: [1", "no YAML"),
+        ("c.yaml", "a: &x [1, 2]\nb: *x", "aliases"),
+        ("c.yaml", "a: " + "[" * 3000, "no YAML"),
+        ("c.yaml", "a: " + "x" * 300_000, "larger"),
+        ("c.yaml", "!!python/object/apply:os.system ['true']", "no YAML"),
+        ("c.yaml", None, "no such file"),
+    ],
+)
+def test_a_file_that_cannot_be_used_says_why(tmp_path: Path, name: str, text: str | None, why: str) -> None:
+    if text is not None:
+        (tmp_path / name).write_text(text)
+    with pytest.raises(ConfigError, match=why):
+        merged(parse([*HEAD, "--config", name], CURRENT), str(tmp_path))
