@@ -187,7 +187,7 @@ LINES: list[tuple[str, str]] = [
     ),
     ("launch_server.py: error: unrecognized arguments: --max-model-len 4096", "bad_cli_args"),
     (
-        "ERROR:    [Errno 98] error while attempting to bind on address ('0.0.0.0', 30000): address already in use",
+        "ERROR:    [Errno 98] error while attempting to bind on address ('::', 30000): address already in use",
         "port_in_use",
     ),
 ]
