@@ -230,7 +230,7 @@ def test_back_leads_through_the_path_to_classify() -> None:
         Opened(Target()),
         ReadingsArrived(snapshot(CAPPED)),
         FlowChosen("requests_wait"),
-        Answered(0),
+        Answered(1),
         Answered(2),
     )
     assert state.cause_id == "long_queue"
