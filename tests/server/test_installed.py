@@ -105,7 +105,7 @@ def test_fields_with_annotations_are_flags(tmp_path: Path) -> None:
     version_of(package(tmp_path, "0.5.24", FIELDS))
     flags = for_version("0.5.24").by_option
     assert sorted(flags) == sorted(
-        "--model-path --model --tp-size --tensor-parallel-size --fraction --radix --pair --no-pair --mode "
+        "--model-path --model --tp-size --tensor-parallel-size --fraction --radix --pair --no-pair --mode "  # noqa: SIM905
         "--names --extra".split()
     )
     assert flags["--model"].required

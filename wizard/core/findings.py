@@ -35,6 +35,8 @@ _ABRIDGED = re.compile(r"^(?:[.…]{1,3}|\.{3}.*|\[.*|<.*|\{.*|#.*|etc\.?|\.\.\.
 """Words by which people shorten what they quote: "... ", "[other flags]"."""
 
 ALL = "all catalogued versions"
+OWN_VALUE = "a value of your own"
+"""Stands for a value that only a person can choose."""
 
 
 @dataclass(frozen=True)
@@ -247,6 +249,8 @@ def _foreign_edits(foreign: ForeignName, use: FlagUse, catalogue: Catalogue) -> 
             edits.append(Edit(spelling.flag, spelling.value or ""))
         elif use.values and foreign.keeps_value:
             edits.append(Edit(spelling.flag, use.text))
+        elif not foreign.keeps_value:
+            edits.append(Edit(spelling.flag, OWN_VALUE))
     return (*edits, out)
 
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 from collections.abc import Sequence
+from dataclasses import replace
 
 from wizard.core.argv import CommandLine, parse, set_flag, unset_flag
+from wizard.core.commandrules import RuleBook
 from wizard.core.expr import parse_template
-from wizard.core.findings import Checked, Edit, Finding, examine, name_in
+from wizard.core.findings import OWN_VALUE, Checked, Edit, Finding, examine, name_in
 from wizard.core.flags import Catalogue
 from wizard.core.flow import Cause, FlowBook, Remedy
 from wizard.core.plan import Plan, VerifyGoal
@@ -41,7 +44,7 @@ def corrections(
     checked = examined(target, snapshot, catalogue, book)
     errors = checked.errors if checked is not None else ()
     if not errors:
-        errors = _from_log(snapshot, catalogue, book)
+        errors = _from_words(target, snapshot, catalogue, book)
     if not errors:
         return ()
     edits = tuple(dict.fromkeys(e for f in errors for e in f.edits))
@@ -79,7 +82,9 @@ def corrections(
         why_not = f"its command line cannot be edited safely: {command.why}"
     elif any(e.value == HIDDEN for e in edits):
         why_not = "a secret stands in what is to be written: correct it yourself"
-    elif edits and not any(e.value == SAME_VALUE for e in edits):
+    elif any(e.value in (SAME_VALUE, OWN_VALUE) for e in edits):
+        why_not = "a person has to choose the value"
+    elif edits:
         try:
             new = _edited(command, errors)
         except ValueError as error:
@@ -105,30 +110,39 @@ def _edited(command: CommandLine, errors: Sequence[Finding]) -> CommandLine:
     return command
 
 
-def _from_log(snapshot: Snapshot, catalogue: Catalogue, book: FlowBook) -> tuple[Finding, ...]:
-    """The flag that argparse names in the log, looked up in the catalogue."""
+def _from_words(
+    target: Target, snapshot: Snapshot, catalogue: Catalogue, book: FlowBook
+) -> tuple[Finding, ...]:
+    """The flag that argparse names in the log, else those of the symptom, looked up in the catalogue."""
     error = snapshot.get("log.error")
-    if error is None or book.command_rules is None:
-        return ()
-    text = str(error.x)
+    text = str(error.x) if error is not None else ""
     name = name_in(text)
-    if name is None:
-        return ()
-    words: list[str] = [name]
-    if "unrecognized argument" in text:
-        try:
-            words = shlex.split(text.partition(":")[2].partition(": ")[2] or text.rpartition(": ")[2])[:20]
-        except ValueError:
-            words = [name]
-        words = words if words and words[0].startswith("--") else [name]
-    checked = examine(parse(words, catalogue), book.command_rules)
+    if name is not None:
+        return _looked_up(_given(text, name), catalogue, book)
+    flags = tuple(dict.fromkeys(re.findall(r"(?<![\w-])--[a-z][\w-]{2,60}", target.symptom[:4000])))[:8]
+    return tuple(f for flag in flags for f in _looked_up([flag], catalogue, book))
+
+
+def _given(text: str, name: str) -> list[str]:
+    """The words that argparse did not take: ``--foo 3``, or the flag alone."""
+    at = text.find("unrecognized argument")
+    if at < 0:
+        return [name]
+    try:
+        words = shlex.split(text[at:].partition(": ")[2])[:20]
+    except ValueError:
+        return [name]
+    return words if words and words[0].startswith("--") else [name]
+
+
+def _looked_up(words: list[str], catalogue: Catalogue, book: FlowBook) -> tuple[Finding, ...]:
     found = []
-    for one in checked.errors:
-        edits = one.edits
-        if not edits and one.kind in ("unknown", "ambiguous"):
-            edits = _same_value(one.flag, catalogue, book)
+    for one in examine(parse(words, catalogue), book.command_rules or RuleBook()).errors:
+        if one.kind not in ("unknown", "ambiguous", "deprecated"):
+            continue
+        edits = one.edits if one.gives else (*_same_value(one.flag, catalogue, book), *one.edits)
         if edits:
-            found.append(Finding(one.kind, one.flag, one.why, edits, True, one.versions, one.rule))
+            found.append(replace(one, edits=edits))
     return tuple(found)
 
 
@@ -140,4 +154,7 @@ def _same_value(flag: str, catalogue: Catalogue, book: FlowBook) -> tuple[Edit, 
     if spec is None and foreign is None:
         suggestion = catalogue.resolve(flag).suggestion
         spec = catalogue.by_option.get(suggestion.split()[0]) if suggestion else None
-    return (Edit(spec.flag, "" if spec.is_switch else SAME_VALUE),) if spec is not None else ()
+    if spec is None:
+        return ()
+    value = SAME_VALUE if foreign is None or foreign.keeps_value else OWN_VALUE
+    return (Edit(spec.flag, "" if spec.is_switch else value),)
