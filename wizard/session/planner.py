@@ -145,6 +145,9 @@ def _move(change: Change, env: Env, command: CommandLine | None, catalogue: Cata
         number = _number(change.value)
         if number is not None and _wrong_way(change, number, _number(current)):
             return Move(change.name, flag, change.value, why, True, f"{flag} is {current} already")
+        if spec.choices is not None and change.value != "true" and change.value not in spec.choices:
+            known = f"SGLang {catalogue.version} knows no {flag} {change.value}"
+            return Move(change.name, flag, None, why, True, known)
         return Move(change.name, flag, "" if change.value == "true" else change.value, why, True)
     number = change.formula.number(env)
     low = change.low.number(env) if change.low else None
