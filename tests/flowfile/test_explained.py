@@ -16,15 +16,14 @@ REMEDIES = sorted(BOOK.remedies.values(), key=lambda r: r.id)
 
 _SENTENCE = re.compile(r"[.!?](?:\s+(?=\S)|$)")
 _ABBREVIATION = re.compile(r"\b(?:e\.g|i\.e|etc|vs)\.", re.I)
-_COMMANDS = frozenset(
-    """
+_NAMES = """
 CUDA_LAUNCH_BLOCKING NCCL_DEBUG awk cat command cuobjdump curl dcgmi df dig dmesg docker du echo env
 export file find for free getent git grep head hf htop huggingface-cli ibstat ibv_devinfo id iostat
 ip journalctl jq kill kubectl ldd ls lscpu lsof mount mpstat nc nproc nslookup numactl nvcc
 nvidia-smi openssl pidstat ping pip printenv ps py-spy python ray readelf rg sed sglang sha256sum ss
 stat strings sudo tail test time timeout top tr ulimit uname watch wc which xxd
-""".split()
-)
+"""
+_COMMANDS = frozenset(_NAMES.split())
 """Programs that a "how to see it yourself" may begin with; what is set before them does not count."""
 
 
