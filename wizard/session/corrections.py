@@ -21,6 +21,11 @@ from wizard.core.target import Target
 from wizard.session.planner import plan_for
 
 CAUSE = "bad_cli_args"
+_NEEDED = re.compile(
+    r"\b(?:unless|requir\w{1,3}|needs?|must|without|ha(?:ve|s) to|only (?:works? )?(?:with|when|if))"
+    r"\W{1,3}(?:(?!-)\w+\W{1,3}){0,4}?(?:--)?([a-z]{2,20}(?:-[a-z0-9]{1,20}){1,6})\b",
+    re.I,
+)
 SAME_VALUE = "the same value"
 """Stands in ``set`` where a log names a flag without the value that it was given."""
 
@@ -53,7 +58,8 @@ def corrections(
     # a flag that this version does not know is taken out by a person or by the plan: it is no setting of it
     intents = tuple((e.flag, e.value) for e in known)
     takes_out = [e.flag for e in edits if e.value is None]
-    actions = [f"Take {flag} out of the command." for flag in dict.fromkeys(takes_out)]
+    renamed = f", and write {', '.join(e.words() for e in known)}" if known else ""
+    actions = [f"Take {flag} out of the command{renamed}." for flag in dict.fromkeys(takes_out)]
     actions += [f"{f.flag}: {f.why}" for f in errors if not f.edits]
     names = ", ".join(dict.fromkeys(f.flag for f in errors if f.flag)) or "the command"
     title = f"Write {names} as SGLang {catalogue.version} takes it"
@@ -120,7 +126,20 @@ def _from_words(
     if name is not None:
         return _looked_up(_given(text, name), catalogue, book)
     flags = tuple(dict.fromkeys(re.findall(r"(?<![\w-])--[a-z][\w-]{2,60}", target.symptom[:4000])))[:8]
-    return tuple(f for flag in flags for f in _looked_up([flag], catalogue, book))
+    found = tuple(f for flag in flags for f in _looked_up([flag], catalogue, book))
+    return found or _asked_for(target.symptom[:4000], catalogue)
+
+
+def _asked_for(text: str, catalogue: Catalogue) -> tuple[Finding, ...]:
+    """Flags of this version that a person says have to be there ("crashes unless --x is given")."""
+    found = []
+    for match in _NEEDED.finditer(text):
+        spec = catalogue.by_option.get(f"--{match[1]}")
+        if spec is not None and spec.deprecated is None:
+            edit = Edit(spec.flag, "" if spec.is_switch else OWN_VALUE)
+            why = f"{spec.flag} is said to be needed here: give it yourself"
+            found.append(Finding("missing", spec.flag, why, (edit,), True, catalogue.version))
+    return tuple(dict.fromkeys(found))
 
 
 def _given(text: str, name: str) -> list[str]:
