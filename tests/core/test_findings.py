@@ -107,6 +107,11 @@ def test_cards_and_the_model_count() -> None:
     assert [(f.rule, f.instead) for f in found] == [("context_over_model", "--context-length 32768")]
 
 
+def test_flags_quoted_by_name_lack_no_values() -> None:
+    assert RULES is not None
+    assert examine(parse(("--reasoning-parser",), for_version("0.5.20")), RULES).errors == ()
+
+
 def test_a_key_is_not_repeated() -> None:
     checked = check("--api-key hush-hush --api-key hush-too --admin-api-kee hush-three")
     assert "hush" not in repr([f.to_json() for f in checked.findings if f.kind != "unknown"])

@@ -176,6 +176,8 @@ def _from_problem(
         ends = not ("$" in word or "`" in word)
     if problem.kind == "missing_required" and not complete:
         return None
+    if problem.kind == "missing_value" and command.kind == "flags":
+        return None  # flags quoted by name, not a line to run
     use = next((u for u in command.flags if flag in (u.flag, u.spelling)), None)
     versions = catalogue.version
     edits: tuple[Edit, ...] = ()
