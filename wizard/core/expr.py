@@ -158,11 +158,12 @@ def _names(node: ast.AST) -> Iterator[tuple[str, int]]:
 class Expression:
     """A parsed condition or formula. Immutable; make one with ``parse``."""
 
-    __slots__ = ("_tree", "source")
+    __slots__ = ("_terms", "_tree", "source")
 
     def __init__(self, source: str, tree: ast.expr) -> None:
         self.source = source
         self._tree = tree
+        self._terms: dict[int, tuple[str, tuple[str, ...]]] = {}  # by id of a node of the tree, which stays
 
     def __repr__(self) -> str:
         return f"Expression({self.source!r})"
@@ -198,12 +199,14 @@ class Expression:
             return x
         return tuple(str(i) for i in x) if isinstance(x, tuple) else None
 
-    def _text(self, node: ast.AST) -> str:
-        return ast.get_source_segment(self.source, node) or self.source
-
     def _term(self, node: ast.AST, truth: Truth, env: Env) -> Evaluation:
-        readings = tuple((n, env(n)) for n, _ in dict.fromkeys(_names(node)))
-        return Evaluation(truth, (Term(self._text(node), truth, tuple(dict.fromkeys(readings))),))
+        known = self._terms.get(id(node))
+        if known is None:  # worked out once: a triage evaluates every sign of every cause
+            text = ast.get_source_segment(self.source, node) or self.source
+            known = (text, tuple(dict.fromkeys(n for n, _ in _names(node))))
+            self._terms[id(node)] = known
+        text, names = known
+        return Evaluation(truth, (Term(text, truth, tuple((n, env(n)) for n in names)),))
 
     def _truth(self, node: ast.expr, env: Env) -> Evaluation:
         if isinstance(node, ast.BoolOp):
