@@ -143,6 +143,7 @@ metrics.window_s | s | length of the window between the two scrapes | metrics
 metrics.frozen | bool | counters stood still although requests are running | metrics
 log.path | text | file that the server writes to | log
 log.signature | text | the leading signature found in the log | log
+log.cause | text | the cause that the leading signature names, "none" when none leads or it names none | log
 log.signatures | words | every signature found, first failure first | log
 log.phase | text | starting, loading, kv_allocation, capture, ready, serving, ended | log
 log.error | text | the line that leads | log

@@ -75,6 +75,8 @@ def readings_of(view: LogView, path: str, now: float | None) -> ProbeResult:
     hits = story.ordered_hits
     lead = leading(hits)
     values["log.signatures"] = Value(in_order_of_weight(hits), source=name)
+    cause = lead.signature.cause if lead is not None else ""
+    values["log.cause"] = Value(cause or "none", source=name)
     if lead is not None:
         error = clean(redact_text(lead.text))[:ERROR_CHARS].replace("\n", " ")
         values["log.signature"] = Value(lead.signature.id, source=at(lead.number))
