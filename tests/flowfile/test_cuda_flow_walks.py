@@ -1,4 +1,4 @@
-"""The flows about CUDA errors, several cards, and features: each leaf reached by a log that leads with its cause."""
+"""The flows about CUDA errors, several cards, and features: each leaf, by a log that leads with its cause."""
 
 from __future__ import annotations
 
