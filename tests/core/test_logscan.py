@@ -155,7 +155,7 @@ def test_lines_seen_before_are_not_taken_apart(tmp_path: Any, monkeypatch: pytes
     real = feed_line
     monkeypatch.setattr(logscan, "feed_line", lambda r, raw, n, c=None: (fed.append(n), real(r, raw, n, c)))
     refused = stamped(ACCESS.replace("200 OK", "404 Not Found"))
-    lines = [*STARTED.splitlines(), *[refused, stamped("line 7 of many"), "plain 8", stamped(DECODE)] * 5000]
+    lines = [*STARTED.splitlines(), refused, *[stamped("line 7 of many"), "plain 8", stamped(DECODE)] * 5000]
     story = in_blocks(tmp_path / "x.log", "\n".join(lines).encode())
     assert len(fed) < logscan.UNLEARNED + 100
     assert "request_refused" in story.hits
