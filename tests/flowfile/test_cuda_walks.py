@@ -1,4 +1,4 @@
-"""Kernels, cards and nodes: what they print when they fail names its cause, what healthy servers print does not.
+"""Kernels, cards and nodes: what they print names its cause; healthy servers are accused of nothing.
 
 The lines are of the kinds that torch, SGLang, Triton, NCCL, gloo and the router print; paths and numbers are
 made up.
@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from wizard.cli import targets
+from wizard.core.logstory import fitting_ranks
 from wizard.core.triage import named
 from wizard.flowfile.load import load_book
 from wizard.flowfile.resources import flows_dir
@@ -68,7 +69,7 @@ FAILS: list[tuple[str, str]] = [
 
 BEFORE = """\
 [2026-01-02 03:04:05] server_args=ServerArgs(model_path='m', tp_size=4, attention_backend=None, \
-lora_paths=None, speculative_algorithm=None, disaggregation_mode='null', load_balance_method='round_robin', nccl_port=None)
+lora_paths=None, speculative_algorithm=None, disaggregation_mode='null', load_balance_method='auto')
 [2026-01-02 03:04:09 TP0] Init torch distributed begin.
 [2026-01-02 03:04:10 TP0] sglang is using nccl==2.27.5
 """
@@ -177,3 +178,26 @@ def test_blocking_launches_are_a_diagnosis_that_is_taken_back() -> None:
     for cause in BOOK.causes.values():
         if setting & set(cause.remedies):
             assert ending & set(cause.remedies), cause.id
+
+
+@pytest.mark.parametrize(
+    ("size", "ranks", "fits"), [(151936, 3, 2), (28, 8, 4), (40, 16, 8), (25, 2, 1), (64, 1, 1), (0, 4, 2)]
+)
+def test_a_tensor_parallel_size_that_divides_is_counted(size: int, ranks: int, fits: int) -> None:
+    assert fitting_ranks(size, ranks) == fits
+
+
+async def test_the_size_that_divides_is_offered(tmp_path: Path) -> None:
+    path = tmp_path / "server.log"
+    path.write_text("Traceback (most recent call last):\nAssertionError: 151936 is not divisible by 3\n")
+    options = argparse.Namespace(
+        url=None, pid=None, log=str(path), metrics=None, symptom="", hardware="", sglang_version="0.5.20",
+        command_text="python -m sglang.launch_server --model-path m --tp 3", local=False,
+    )  # fmt: skip
+    target = targets._saved(options, False)
+    driver = Driver(BOOK, read_only=True, window_s=0.1, version="0.5.20")
+    state = await driver.examine(target)
+    offers = make_offers(BOOK.causes["tp_not_divisible"], BOOK, target, state.snapshot, driver.catalogue())
+    intents = {o.remedy.id: dict(o.intents) for o in offers}
+    assert list(intents["ranks_counted"].values()) == ["2"]
+    assert not intents["ranks_that_divide"]

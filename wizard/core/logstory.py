@@ -45,6 +45,7 @@ _TRIED = re.compile(rf"Tried to allocate {_SIZE}")
 _CAPACITY = re.compile(rf"total capaci?ty of {_SIZE} of which {_SIZE} is free")
 _CAPACITY_OLD = re.compile(rf"{_SIZE} total capacity;.{{0,80}}?{_SIZE} free")
 _OTHERS = re.compile(rf"Process \d{{1,10}} has {_SIZE} memory in use")
+_INDIVISIBLE = re.compile(r"\b(\d{1,9}) is not divisible by (\d{1,3})\b")
 _NEEDED = re.compile(rf"Raise --mem-fraction-static above {_NUMBER}")
 _BIND = re.compile(r"attempting to bind on address \('[^']{0,80}', (\d{1,5})")
 _FRAME = re.compile(r", in (\w{1,80})$")
@@ -336,6 +337,8 @@ class LogReader:
             self._out_of_memory(text, match, number)
         if "mem-fraction-static above" in text and (match := _NEEDED.search(text)):
             self._note("log.needed_fraction", float(match[1]), number)
+        if "is not divisible by" in text and (match := _INDIVISIBLE.search(text)):
+            self._note("log.fitting_ranks", float(fitting_ranks(int(match[1]), int(match[2]))), number)
         if "attempting to bind" in text and (match := _BIND.search(text)):
             self._note("log.port_taken", float(match[1]), number)
 
@@ -413,3 +416,14 @@ def _other_rank(line: Line) -> bool:
 
 def _gb(size: str, unit: str) -> float:
     return round(float(size) * _UNIT_GB[unit], 4)
+
+
+def fitting_ranks(size: int, ranks: int) -> int:
+    """The largest power of two below ``ranks`` that divides ``size``; 1 when none other does.
+
+    Powers of two: what else has to be divided (key-value heads, blocks of fp8) is mostly a multiple of them.
+    """
+    best = 1
+    while best * 2 < ranks and size % (best * 2) == 0:
+        best *= 2
+    return best

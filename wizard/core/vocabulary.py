@@ -155,6 +155,7 @@ log.oom_other_gb | GiB | memory held by other processes in the CUDA out of memor
 log.avail_before_load_gb | GiB | free on the card before weights were loaded | log
 log.avail_after_load_gb | GiB | free on the card after weights were loaded | log
 log.needed_fraction | ratio | the fraction SGLang says must be exceeded | log
+log.fitting_ranks | ranks | largest power of two, below the refused size, that divides what is split | log
 log.port_taken | port | port in the bind error | log
 log.window_s | s | span of log lines that the counts were taken over | log
 log.clues | words | clues found in the log's own words, by id | log

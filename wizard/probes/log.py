@@ -29,6 +29,7 @@ _PLAIN = (
     "log.oom_total_gb",
     "log.oom_other_gb",
     "log.needed_fraction",
+    "log.fitting_ranks",
     "weights.memory_gb",
     "graph.memory_gb",
     "kv.pool_gb",
