@@ -167,7 +167,11 @@ def test_victims_never_lead_over_a_lead_and_noise_never_at_all() -> None:
 
 def test_a_known_cause_leads_over_an_unknown_exception_before_it() -> None:
     known = "ValueError: The checkpoint has type `f` but Transformers does not recognize this architecture."
-    assert lead_of("OddError: fancy", known) in ("model_type_unknown", "architecture_unknown", "unknown_architecture")
+    assert lead_of("OddError: fancy", known) in (
+        "model_type_unknown",
+        "architecture_unknown",
+        "unknown_architecture",
+    )
     assert lead_of("OddError: fancy") == "exception"
 
 

@@ -20,8 +20,7 @@ BOOK = load_book(flows_dir(), proven=True)
 
 SYMPTOMS = {
     "gpu_oom_load": "The model does not fit: CUDA out of memory while the weights are loading on one card.",
-    "gpu_oom_runtime": "It starts fine, but after an hour of long prompts the server dies with CUDA out of memory "
-    "in prefill.",
+    "gpu_oom_runtime": "It starts fine, but after an hour of long prompts it dies: CUDA out of memory.",
     "gpu_oom_cuda_graph": "Out of memory while capturing CUDA graphs; with smaller graph batches it starts.",
     "multimodal_oom": "Our vision model runs out of GPU memory as soon as a few large images are sent.",
     "mem_fraction_too_low": "It refuses to start and tells me to increase --mem-fraction-static.",
@@ -30,10 +29,8 @@ SYMPTOMS = {
     "kv_cache_leak": "The log says token_to_kv_pool memory leak detected and the scheduler crashes when idle.",
     "cpu_oom": "Host RAM grows until the kernel's OOM killer ends the process; dmesg shows it.",
     "shm_size": "In docker it only works with a larger /dev/shm, otherwise a bus error.",
-    "gpu_memory_held_by_other_process": "An orphaned process from yesterday still holds 60 GB on the card, so nothing "
-    "starts.",
-    "unbalanced_gpu_memory": "It complains that the memory capacity is unbalanced: one GPU has less free memory than "
-    "the others.",
+    "gpu_memory_held_by_other_process": "An orphaned process still holds 60 GB on the card, so nothing starts.",
+    "unbalanced_gpu_memory": "It says the memory capacity is unbalanced: one GPU has less free memory.",
     "throughput_low": "Throughput is far below the published numbers, only 400 tokens per second in total.",
     "ttft_high": "Time to first token is 20 seconds for long prompts.",
     "itl_high": "After the first token every token takes 90 ms, decode is slow even for one user.",
