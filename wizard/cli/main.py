@@ -217,6 +217,7 @@ def run(argv: Sequence[str]) -> int:
 
     signal.signal(signal.SIGTERM, _terminated)
     try:
+        _check_version(args.sglang_version)
         return int(import_module(_MODULES[args.command]).run(args))
     except CliError as error:
         say(f"sgl-wizard: {error}")
@@ -232,6 +233,19 @@ def run(argv: Sequence[str]) -> int:
         # The reader of stdout went away (head, a closed pager): nothing more to say to it.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return int(Exit.OK)
+
+
+def _check_version(version: str | None) -> None:
+    """Raises CliError for a word that is no version."""
+    from wizard.cli.output import CliError, Exit
+    from wizard.core.flags import version_key
+
+    if version is None:
+        return
+    try:
+        version_key(version)
+    except ValueError:
+        raise CliError(f"{version!r} is no SGLang version; write for example 0.5.20", Exit.USAGE) from None
 
 
 def _terminated(_signum: int, _frame: object) -> None:

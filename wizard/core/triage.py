@@ -23,7 +23,7 @@ PRIOR = -3.0
 """Log-odds of a cause before any evidence: about 5 %. One strong sign (3) makes it even."""
 
 PRIOR_TOLD = -1.0
-"""Log-odds when a person says that something is wrong: some cause must be the right one then."""
+"""Log-odds when a person tells, in words that are understood, what is wrong: some cause must be right."""
 
 DAMPING = 0.5
 """Words of one text depend on each other: the strongest counts whole, the next a half, and so on."""
@@ -190,7 +190,8 @@ def rank(book: FlowBook, env: Env) -> tuple[Hypothesis, ...]:
         return (-round(h.confidence, 6), -strongest, h.cause.id)
 
     found = look(book, env)
-    prior = PRIOR if env("symptom.clues") is None else PRIOR_TOLD
+    told = env("symptom.clues")
+    prior = PRIOR_TOLD if told is not None and told.x else PRIOR
     by_cause: dict[str, list[Found]] = {}
     for item in found:
         by_cause.setdefault(item.cause, []).append(item)
