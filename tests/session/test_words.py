@@ -114,3 +114,32 @@ async def test_a_cause_is_told_from_words(cause: str, tmp_path: Path) -> None:
 )
 async def test_words_about_no_trouble_accuse_nobody(words: str, tmp_path: Path) -> None:
     assert await said(tmp_path, words) == []
+
+
+STARTED = """\
+[2026-11-20 10:00:01] Disable prefill CUDA graph because cuda_graph_config resolved prefill.backend='disabled'
+[2026-11-20 10:00:02] INFO:     Uvicorn running on http://127.0.0.1:30000 (Press CTRL+C to quit)
+[2026-11-20 10:00:03] INFO:     127.0.0.1:44404 - "GET /health HTTP/1.1" 503 Service Unavailable
+[2026-11-20 10:00:09] The server is fired up and ready to roll!
+[2026-11-20 10:00:19] INFO:     127.0.0.1:44404 - "GET /health HTTP/1.1" 200 OK
+"""
+"""Lines of a server that is well (as in the recordings of healthy ones), the 503 before it was ready among them."""
+
+
+@pytest.mark.parametrize(
+    ("words", "not_this"),
+    [
+        ("", ""),
+        ("Requests are slow today.", "health_check_failing"),
+        ("It stops in the middle of long answers.", "health_check_failing"),
+        ("I want it to load the model in bfloat16.", "health_check_failing"),
+        ("Nothing crashed: no errors, no OOM.", "gpu_oom_runtime"),
+    ],
+)
+async def test_what_a_healthy_server_prints_turns_no_words_into_a_cause(
+    words: str, not_this: str, tmp_path: Path
+) -> None:
+    causes = await said(tmp_path, words, STARTED)
+    assert not_this not in causes
+    if not words:
+        assert causes == []
