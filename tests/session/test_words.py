@@ -123,7 +123,7 @@ STARTED = """\
 [2026-11-20 10:00:09] The server is fired up and ready to roll!
 [2026-11-20 10:00:19] INFO:     127.0.0.1:44404 - "GET /health HTTP/1.1" 200 OK
 """
-"""Lines of a server that is well (as in the recordings of healthy ones), the 503 before it was ready among them."""
+"""What a server prints that is well (see the healthy recordings); the 503 came before it was ready."""
 
 
 @pytest.mark.parametrize(
