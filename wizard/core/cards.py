@@ -36,7 +36,11 @@ _BANDWIDTH_GBS: tuple[tuple[str, float], ...] = (
     (r"(?:RTX )?3090", 936.0),
     (r"(?:RTX )?3080", 760.0),
     (r"(?:RTX )?3060", 360.0),
+    (r"(?:RTX )?5000 Ada", 576.0),
+    (r"(?:RTX )?4070 Ti Super", 672.0),
+    (r"A30", 933.0),
     (r"A10G?", 600.0),
+    (r"A2", 200.0),
     (r"A4000", 448.0),
     (r"L20", 864.0),
     (r"L4", 300.0),
@@ -47,8 +51,9 @@ _BANDWIDTH_GBS: tuple[tuple[str, float], ...] = (
     (r"P40", 346.0),
     (r"MI35[05]X?", 8000.0),
     (r"MI325X?", 6000.0),
-    (r"MI300[XA]?", 5300.0),
+    (r"MI30[08][XA]?", 5300.0),
     (r"MI250X?", 3277.0),
+    (r"MI210X?", 1638.0),
 )
 """The first that fits wins: special names stand before general ones."""
 
