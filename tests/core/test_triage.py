@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from wizard.core.clue import TEXT_CAP, Clue, search
+from wizard.core.clue import TEXT_CAP, Clue, quoted, search
 from wizard.core.expr import parse, parse_template
 from wizard.core.flow import Cause, FlowBook, Sign
 from wizard.core.logtext import Signature
@@ -36,6 +36,25 @@ def test_a_clue_looks_at_its_places_only_and_can_be_silenced() -> None:
     assert search([late], "log", "first token late") == ((), ())
     assert search([late], "symptom", "first token is not late") == ((), ())
     assert search([late], "symptom", " " * TEXT_CAP + "first token late") == ((), ())
+
+
+def test_a_log_line_that_a_person_quotes_speaks_for_its_cause_with_less_weight() -> None:
+    lines = (
+        Signature("no_config", r"does not appear to have a file named (?P<f>\S+)", "lead", cause="a", weight=4),
+        Signature("peer", r"Connection closed by peer", "victim", cause="b", weight=4),
+        Signature("plain", r"file named", "lead", cause="b"),
+    )
+    told = "It says: /m does not\nappear to have a file named config.json.  Connection closed by peer"
+    ids, found = quoted(lines, told)
+    assert (ids, found) == (("no_config",), ("does not appear to have a file named config.json.",))
+    assert quoted(lines, " " * TEXT_CAP + told) == ((), ())
+    book = FlowBook(causes={"a": cause("a"), "b": cause("b")}, signatures=lines)
+    env = snapshot(symptom__clues=("x",), symptom__signatures=ids, symptom__lines=found).get
+    first, second = rank(book, env)
+    assert first.cause.id == "a"
+    assert [e.weight for e in first.supporting] == [3]
+    assert "the symptom quotes a line of the log" in first.supporting[0].says
+    assert second.supporting == ()
 
 
 @pytest.mark.parametrize(("place", "pattern"), [("sympton", "a"), ("log", "(")])

@@ -11,6 +11,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
+from wizard.core.logtext import Signature
+
 PLACES = ("symptom", "log", "command", "hardware")
 
 TEXT_CAP = 32_000
@@ -80,4 +82,18 @@ def search(clues: Iterable[Clue], place: str, text: str) -> tuple[tuple[str, ...
     if place != "log":
         text = _DENIED.sub(" ", " ".join(text.split()))
     found = [(c.id, quote) for c in clues if place in c.places and (quote := c.find(text)) is not None]
+    return tuple(i for i, _ in found), tuple(q for _, q in found)
+
+
+def quoted(signatures: Iterable[Signature], text: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Ids of the signatures whose log line a person quotes in a text, and beside each what matched.
+
+    The text is flattened and read up to TEXT_CAP characters; victims and noise are left out.
+    """
+    text = _DENIED.sub(" ", " ".join(text[:TEXT_CAP].split()))
+    found = [
+        (s.id, match[0][:QUOTE_CHARS])
+        for s in signatures
+        if s.cause and s.weight and s.role in ("lead", "info") and (match := s.regex.search(text))
+    ]
     return tuple(i for i, _ in found), tuple(q for _, q in found)

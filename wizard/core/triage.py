@@ -31,6 +31,9 @@ DAMPING = 0.5
 LEAD_THAT_FOLLOWS = 1 / 3
 """Share of its weight that a failure keeps when another one stood before it in the log."""
 
+QUOTED = 0.75
+"""Share of its weight that a log line keeps when a person quotes it: it may be one line of many."""
+
 SUPPORTED = 0.5
 """A cause is named when it is at least as likely as not."""
 
@@ -126,7 +129,11 @@ def judge(cause: Cause, env: Env, found: Sequence[Found] = (), prior: float = PR
 def look(book: FlowBook, env: Env) -> tuple[Found, ...]:
     """Every clue and every weighted signature that the readings name, by cause."""
     version = _text(env, "server.version")
-    return (*_signatures(book.signatures, env, version), *_clues(book, env, version))
+    return (
+        *_signatures(book.signatures, env, version),
+        *_quoted(book.signatures, env, version),
+        *_clues(book, env, version),
+    )
 
 
 def _signatures(signatures: Iterable[Signature], env: Env, version: str) -> Iterable[Found]:
@@ -145,6 +152,20 @@ def _signatures(signatures: Iterable[Signature], env: Env, version: str) -> Iter
             share = LEAD_THAT_FOLLOWS if signature.role == "lead" else 1.0
             says = f"the log also has: {signature.note or signature.id.replace('_', ' ')}"
             yield Found("log", signature.cause, signature.weight * share, says, (("log.signatures", there),))
+
+
+def _quoted(signatures: Iterable[Signature], env: Env, version: str) -> Iterable[Found]:
+    ids, lines = env("symptom.signatures"), env("symptom.lines")
+    if ids is None or not isinstance(ids.x, tuple) or lines is None or not isinstance(lines.x, tuple):
+        return
+    there = dict(zip(ids.x, lines.x, strict=False))
+    for signature in signatures:
+        if signature.id not in there or not within(version, signature.versions):
+            continue
+        quote = Value(there[signature.id], ids.trust, ids.source)
+        says = f'the symptom quotes a line of the log ("{quote.x}")'
+        readings = (("symptom.signatures", quote),)
+        yield Found("symptom", signature.cause, signature.weight * QUOTED, says, readings)
 
 
 def _clues(book: FlowBook, env: Env, version: str) -> Iterable[Found]:
@@ -191,7 +212,7 @@ def rank(book: FlowBook, env: Env) -> tuple[Hypothesis, ...]:
 
     found = look(book, env)
     told = env("symptom.clues")
-    prior = PRIOR_TOLD if told is not None and told.x else PRIOR
+    prior = PRIOR_TOLD if any(v is not None and v.x for v in (told, env("symptom.signatures"))) else PRIOR
     by_cause: dict[str, list[Found]] = {}
     for item in found:
         by_cause.setdefault(item.cause, []).append(item)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from wizard.core.argv import shell_join
 from wizard.core.cards import bandwidth_gbs
-from wizard.core.clue import search
+from wizard.core.clue import quoted, search
 from wizard.core.hardware import read
 from wizard.core.reading import Outcome, ProbeResult, Scalar, Trust, Value
 from wizard.core.redact import clean, redact_argv, redact_text
@@ -24,6 +24,10 @@ class ToldProbe:
             ids, quotes = search(ctx.clues, place, text)
             values[f"{place}.clues"] = Value(ids, Trust.REPORTED, place)
             values[f"{place}.quotes"] = Value(quotes, Trust.REPORTED, place)
+            if place == "symptom":
+                ids, lines = quoted(ctx.signatures, text)
+                values["symptom.signatures"] = Value(ids, Trust.REPORTED, place)
+                values["symptom.lines"] = Value(lines, Trust.REPORTED, place)
         values.update(of_hardware(ctx.target.hardware))
         if ctx.target.request_path:
             values.update(await in_thread(of_request, ctx.target.request_path))
