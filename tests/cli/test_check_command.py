@@ -56,6 +56,31 @@ def test_a_version_that_is_not_known_is_said(capsys: pytest.CaptureFixture[str])
     assert "--sglang-version" in capsys.readouterr().out
 
 
+def test_another_version_that_stands_in_is_said(capsys: pytest.CaptureFixture[str]) -> None:
+    code, doc = check(capsys, "--command", HEAD, "--sglang-version", "9.9.9")
+    assert (code, doc["command_line"]["version"]) == (0, "0.5.23")
+    assert doc["version_note"].startswith("9.9.9 is not in the flag catalogue; 0.5.23, the nearest catalogued")
+    assert run(("check", "--command", HEAD, "--sglang-version", "9.9.9")) == 0
+    assert "the nearest catalogued version" in capsys.readouterr().out
+    assert check(capsys, "--command", HEAD, "--sglang-version", "0.5.20")[1]["version_note"] is None
+
+
+@pytest.mark.parametrize("command", ["check", "fix"])
+def test_a_torn_quote_is_bad_input(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    torn = HEAD + "--revision 'v --tp 2"
+    assert run((command, "--command", torn, "--sglang-version", "0.5.20")) == 2
+    assert "--command: the quote ' at character" in capsys.readouterr().err
+
+
+def test_beside_a_log_a_torn_command_is_still_evidence(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    log = tmp_path / "server.log"
+    log.write_text("launch_server.py: error: unrecognized arguments: --max-runing-requests 32\n")
+    code, doc = check(capsys, "--log", str(log), "--command", HEAD + "--revision 'v")
+    assert (code, doc["causes"][0]["id"]) == (1, "bad_cli_args")
+
+
 def test_the_installed_version_counts(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     python = tmp_path / "bin" / "python"
     (tmp_path / "lib" / "python3.11" / "site-packages" / "sglang-0.5.20.dist-info").mkdir(parents=True)

@@ -45,3 +45,21 @@ def test_references_are_listed_and_spelled_for_the_version(capsys: pytest.Captur
 def test_a_reference_that_is_none(capsys: pytest.CaptureFixture[str]) -> None:
     assert run(("reference", "huge")) == 2
     assert "there is no reference huge" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("reference", "small"),
+        ("tune", "stability", "--command", "python -m sglang.launch_server --model-path m"),
+    ],
+)
+def test_another_version_that_stands_in_is_said(
+    words: tuple[str, ...], capsys: pytest.CaptureFixture[str]
+) -> None:
+    for version, note in (("0.5.21", "0.5.20, the nearest catalogued version"), ("0.5.20", "")):
+        run((*words, "--sglang-version", version))
+        assert ("the nearest catalogued version" in capsys.readouterr().out) == bool(note)
+        output._documents = 0
+        run((*words, "--sglang-version", version, "--json"))
+        assert note in (json.loads(capsys.readouterr().out)["version_note"] or "")

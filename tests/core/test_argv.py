@@ -377,6 +377,18 @@ def test_edits_inside_a_shell_text_equal_edits_of_words(command: CommandLine, ed
         ("0.5.20", "--mem-fraction-static 1.5", "out_of_range", True, None),
         ("0.5.20", "--mem-fraction-static 0", "out_of_range", True, None),
         ("0.5.20", "--port 70000", "out_of_range", True, None),
+        ("0.5.20", "--port -1", "out_of_range", True, None),
+        ("0.5.20", "--context-length -5", "out_of_range", True, None),
+        ("0.5.20", "--context-length=-2k", "out_of_range", True, None),
+        ("0.4.0", "--context-length 0", "out_of_range", True, None),
+        ("0.5.20", "--max-total-tokens -1", "out_of_range", True, None),
+        ("0.5.20", "--nnodes 0", "out_of_range", True, None),
+        ("0.5.20", "--tp -2", "out_of_range", True, None),
+        ("0.5.20", "--cuda-graph-max-bs-decode 0", "out_of_range", False, None),
+        ("0.5.20", "--cuda-graph-bs-decode 1 -4", "out_of_range", False, None),
+        ("0.5.20", "--max-queued-requests 0", "out_of_range", False, None),
+        ("0.5.20", "--speculative-num-steps -1", "out_of_range", False, None),
+        ("0.5.20", "--cpu-offload-gb -1", "out_of_range", False, None),
         ("0.5.20", "--port", "missing_value", True, None),
         ("0.5.20", "--disable-radix-cache=1", "unexpected_value", True, None),
         ("0.5.20", "--enable-metrics yes", "stray", True, None),
@@ -408,6 +420,10 @@ def test_what_a_version_refuses(
         ("0.5.20", "--context-length 32k --mem-fraction-static 0.85 --chunked-prefill-size -1"),
         ("0.5.20", "--cuda-graph-bs-decode 1 2 4 --served-model-name x --log-level info"),
         ("0.4.0", "--schedule-policy lpm --tp 2"),
+        # numbers below one that say something
+        ("0.5.20", "--offload-group-size -1 --random-seed -3 --priority-scheduling-preemption-threshold -5"),
+        ("0.5.20", "--base-gpu-id 0 --node-rank 0 --cpu-offload-gb 0 --hicache-size 0 --port 0"),
+        ("0.5.20", "--context-length 1Mi --max-total-tokens 2k"),
     ],
 )
 def test_what_a_version_takes(version: str, args: str) -> None:
@@ -423,3 +439,14 @@ def test_a_model_is_required_unless_a_file_may_name_it() -> None:
 def test_a_refused_key_is_not_repeated() -> None:
     problems = validate([*HEAD, "--model-path", "m", "--api-key=hush-hush", "--port", "x"], CURRENT)
     assert "hush" not in repr(problems)
+
+
+def test_no_default_of_a_version_is_out_of_range() -> None:
+    """The defaults say which numbers below one are legal values."""
+    for version in catalogued_versions():
+        catalogue = for_version(version)
+        for spec in catalogue.specs:
+            if spec.type in ("int", "float", "human_readable_int") and isinstance(spec.default, (int, float)):
+                argv = [*HEAD, "--model-path", "m", spec.flag, str(spec.default)]
+                kinds = [p.kind for p in validate(argv, catalogue)]
+                assert "out_of_range" not in kinds, (version, spec.flag, spec.default)

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from wizard.core.argv import shell_join, split
+from wizard.core.argv import shell_join, split, torn_quote
 from wizard.core.shelltext import scan
 
 SERVE = "python -m sglang.launch_server --model-path m --port 30000"
@@ -88,3 +88,32 @@ def test_a_shown_command_hides_the_key() -> None:
     assert shell_join([*PLAIN, "--api-key", "hush", "--admin-api-key=hush2"]).endswith(
         "--api-key '***' '--admin-api-key=***'"
     )
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("SERVE --api-key 'x y --tp 2", "the quote ' at character 70 (behind --api-key)"),
+        ("SERVE \\\n  --json-model-override-args \"{'a': 1}", 'the quote " at line 2, character 30'),
+        ("$ SERVE --revision 'v", "the quote ' at character 73"),
+        ("bash -c 'SERVE", "the quote ' at character 9"),
+        ("--tp 2 --revision 'v", "the quote ' at character 19 (behind --revision)"),
+        ("SERVE --x \"$(cat 'f", 'the quote "'),
+        ("SERVE --x '{\"a\": 1}' --y \"it's\" --z it\\'s", None),
+        ("SERVE\nand then it doesn't start", None),
+        ("SERVE # it's mine", None),
+        ("SERVE --x $'a' --y `b`", None),
+        ("it doesn't start", None),
+        ("command: [python, -m, sglang.launch_server, --revision, 'v]", None),
+        ("", None),
+        ("> 'f", None),
+    ],
+)
+def test_a_quote_that_nothing_closes(text: str, says: str | None) -> None:
+    found = torn_quote(text.replace("SERVE", SERVE))
+    assert (found is None) if says is None else (found is not None and found.startswith(says)), found
+
+
+@given(st.text(alphabet="ab'\"\\$(){}` \n#;-m", max_size=60))
+def test_a_torn_text_is_survived(text: str) -> None:
+    torn_quote(SERVE + " " + text)

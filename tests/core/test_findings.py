@@ -41,7 +41,9 @@ def check(args: str, version: str | None = "0.5.20", **readings: float | str) ->
         ("0.5.20", "--enable-prefix-caching", "unknown", "--enable-prefix-caching",
          "without --enable-prefix-caching"),
         ("0.5.20", "--schedule-policy fcsf", "bad_value", "--schedule-policy", "--schedule-policy fcfs"),
-        ("0.5.20", "--quantization int8", "bad_value", "--quantization", "--quantization w8a8_int8"),
+        ("0.5.20", "--quantization int8", "bad_value", "--quantization", "--quantization fp8"),
+        ("0.4.0", "--quantization w8a8", "bad_value", "--quantization", "--quantization fp8"),
+        ("0.5.20", "--context-length -5", "bad_value", "--context-length", ""),
         ("0.5.20", "--quantization int4", "bad_value", "--quantization", "without --quantization"),
         ("0.5.20", "--disable-radix-cache=1", "bad_value", "--disable-radix-cache", "--disable-radix-cache"),
         ("0.5.20", "--port", "missing", "--port", ""),
@@ -84,6 +86,19 @@ def test_what_would_end_the_start(version: str | None, args: str, kind: str, fla
         ("0.5.20", "--max-total-tokens 4096 --context-length 32k", ["context_over_pool"]),
         ("0.5.20", "--nnodes 2 --node-rank 2 --tp 4 --dist-init-addr h:1", ["node_rank_too_high"]),
         ("0.5.20", "--tp 4 --mem-fraction-static 0.85 --context-length 32768 --api-key k --port 30001", []),
+        ("0.5.20", "--stream-interval 0", ["bad_value --stream-interval"]),
+        ("0.5.20", "--disable-cuda-graph --cuda-graph-max-bs-decode 64 --tp 2",
+         ["deprecated --disable-cuda-graph", "graphs_off", "graphs_off_and_sized"]),
+        ("0.5.20", "--disable-decode-cuda-graph --cuda-graph-bs-decode 1 2",
+         ["graphs_off", "graphs_off_and_listed"]),
+        ("0.5.20", "--cuda-graph-backend-decode disabled --cuda-graph-max-bs-decode 64",
+         ["graphs_off", "graphs_off_and_sized"]),
+        ("0.5.17", "--cuda-graph-backend-decode=disabled --cuda-graph-max-bs 64",
+         ["deprecated --cuda-graph-max-bs", "graphs_off", "graphs_off_and_sized"]),
+        ("0.4.7", "--disable-cuda-graph --cuda-graph-max-bs 64", ["graphs_off", "graphs_off_and_sized"]),
+        ("0.5.10", "--disable-piecewise-cuda-graph --piecewise-cuda-graph-max-tokens 64",
+         ["prefill_graphs_off_and_sized"]),
+        ("0.5.20", "--disable-prefill-cuda-graph --cuda-graph-max-bs-decode 64", []),
         # a version that is between two, or older than all: what a neighbour takes accuses nobody
         ("0.4.9", "--max-queued-requests 5", ["unknown --max-queued-requests"]),
         ("0.2.7", "--tokenizer-threads 4", ["unknown --tokenizer-threads"]),
@@ -91,11 +106,17 @@ def test_what_would_end_the_start(version: str | None, args: str, kind: str, fla
         # shortened by the person who quotes it
         ("0.5.20", "--tp 2 ...", []),
     ],
-)
+)  # fmt: skip
 def test_what_is_only_worth_a_note(version: str | None, args: str, notes: list[str]) -> None:
     checked = check(args, version)
     assert checked.errors == ()
     assert sorted(f.rule or f"{f.kind} {f.flag}" for f in checked.notes) == sorted(notes)
+
+
+def test_int8_weights_keep_their_caveat() -> None:
+    error = check("--quantization int8").errors[0]
+    assert "w8a8_int8 is only for a checkpoint that was saved with 8-bit integer weights" in error.says()
+    assert error.says().endswith("write --quantization fp8")
 
 
 def test_cards_and_the_model_count() -> None:

@@ -9,6 +9,7 @@ from wizard.cli.output import Exit, put, put_json, say
 from wizard.cli.targets import load_flows, resolve
 from wizard.core.session import Offer
 from wizard.core.triage import named
+from wizard.session.checklist import version_lines
 from wizard.session.corrections import examined
 from wizard.session.document import check_document
 from wizard.session.driver import Driver
@@ -32,13 +33,13 @@ def run(args: argparse.Namespace) -> int:
     alone = state.snapshot.get("command.alone")
     if args.json:
         checked = examined(target, state.snapshot, catalogue, book)
-        put_json(check_document(state, offers, checked))
+        put_json({**check_document(state, offers, checked), "version_note": catalogue.stands_in or None})
         if state.verdict == "unknown":
             say(f"sgl-wizard: {cannot_tell_line(state)}")
         return CODES[state.verdict]
     if target.is_live:
         say(f"{target.name or 'server'}  {target.base_url}" + ("  (SIMULATED)" if target.simulated else ""))
-    put("\n".join(finding_lines(state, offers)))
+    put("\n".join([*finding_lines(state, offers), *version_lines(catalogue)]))
     if state.verdict == "unknown":
         say(f"sgl-wizard: {cannot_tell_line(state)}")
     elif alone is not None and alone.x is True:

@@ -34,7 +34,7 @@ def run(args: argparse.Namespace) -> int:
     catalogue = driver.catalogue()
     lines = work_out(reference, state.snapshot.get, catalogue)
     if args.json:
-        put_json(reference_document(reference, lines, catalogue.version, args.model))
+        put_json(reference_document(reference, lines, catalogue, args.model))
     else:
-        put("\n".join(reference_lines(reference, lines, catalogue.version, args.model)))
+        put("\n".join(reference_lines(reference, lines, catalogue, args.model)))
     return Exit.OK

@@ -32,6 +32,7 @@ def resolve(args: argparse.Namespace, *, relaunch: bool = False) -> Target:
     """
     from wizard.server.discovery import TargetError, find_servers, target_from_pid, target_from_url
 
+    _refuse_torn(args)
     given = [name for name in ("url", "pid", "log") if getattr(args, name) is not None]
     if len(given) > 1 and set(given) != {"pid", "log"}:
         raise CliError(f"--{given[0]} and --{given[1]} name different targets; give one", Exit.USAGE)
@@ -68,6 +69,16 @@ def resolve(args: argparse.Namespace, *, relaunch: bool = False) -> Target:
     if args.sglang_version:
         changes["version"] = args.sglang_version
     return replace(target, **changes)  # type: ignore[arg-type]
+
+
+def _refuse_torn(args: argparse.Namespace) -> None:
+    """A launch line to judge has to be whole; beside a log or a symptom a torn one is still evidence."""
+    from wizard.core.argv import torn_quote
+
+    if args.command_text and not (args.log or args.metrics or args.symptom):
+        torn = torn_quote(args.command_text)
+        if torn is not None:
+            raise CliError(f"--command: {torn}", Exit.USAGE)
 
 
 def _readable(path: str) -> str:

@@ -11,7 +11,7 @@ from wizard.cli.output import CliError, Exit, put, put_json
 from wizard.cli.targets import load_flows, resolve
 from wizard.core.checklist import Goal, Ticked, tick
 from wizard.core.session import OfferChosen, SessionState
-from wizard.session.checklist import checklist_document, checklist_lines
+from wizard.session.checklist import checklist_document, checklist_lines, version_lines
 from wizard.session.document import SCHEMA_VERSION, target_document
 from wizard.session.driver import Driver
 
@@ -38,7 +38,7 @@ async def tune(args: argparse.Namespace) -> int:
             Exit.COULD_NOT_EXAMINE,
         )
     if not args.json:
-        put("\n".join([*checklist_lines(goal, ticked), ""]))
+        put("\n".join([*checklist_lines(goal, ticked), *version_lines(driver.catalogue()), ""]))
     state = await driver.walk(goal.cause_id)
     if args.remedy is not None:
         index = next((i for i, o in enumerate(state.offers or ()) if o.remedy.id == args.remedy), None)
@@ -48,13 +48,19 @@ async def tune(args: argparse.Namespace) -> int:
                 f"no open box of {goal.id} has the remedy {args.remedy}; they have {known}", Exit.USAGE
             )
         state = await driver.dispatch(OfferChosen(index))
+    note = driver.catalogue().stands_in or None
+    more = {"checklist": checklist_document(goal, ticked), "version_note": note}
     if state.offer is None or state.offer.plan is None:
-        return _nothing_to_apply(args, goal, ticked, state)
-    return await apply_offer(args, driver, state, {"checklist": checklist_document(goal, ticked)})
+        return _nothing_to_apply(args, goal, ticked, state, more)
+    return await apply_offer(args, driver, state, more)
 
 
 def _nothing_to_apply(
-    args: argparse.Namespace, goal: Goal, ticked: tuple[Ticked, ...], state: SessionState
+    args: argparse.Namespace,
+    goal: Goal,
+    ticked: tuple[Ticked, ...],
+    state: SessionState,
+    more: dict[str, Any],
 ) -> int:
     open_boxes = [t for t in ticked if t.status in ("not_done", "harmful")]
     if args.json:
@@ -68,7 +74,7 @@ def _nothing_to_apply(
             "after": {},
             "verdict": "cannot_tell" if open_boxes else "nothing_wrong",
             "report": None,
-            "checklist": checklist_document(goal, ticked),
+            **more,
         }
         put_json(document)
     elif not open_boxes:

@@ -11,7 +11,7 @@ import shlex
 from collections.abc import Iterable, Sequence
 
 from wizard.core.commandline import CommandLine, FlagUse, Problem, parse
-from wizard.core.commandtext import Pasted, shell_join, split, split_environ
+from wizard.core.commandtext import Pasted, shell_join, split, split_environ, torn_quote
 from wizard.core.flagcheck import validate
 from wizard.core.flags import INTENTS, Catalogue, FlagSpec, Spelling, intent_spellings, snake
 from wizard.core.plan import FlagChange
@@ -30,6 +30,7 @@ __all__ = [
     "shell_join",
     "split",
     "split_environ",
+    "torn_quote",
     "unset_flag",
     "validate",
 ]

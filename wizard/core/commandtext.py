@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from wizard.core.commandline import basename, find_entry, segments
 from wizard.core.launchtext import from_python, from_yaml
 from wizard.core.redact import redact_argv
-from wizard.core.shelltext import Word, scan
+from wizard.core.shelltext import Word, scan, unclosed_quote
 
 _ASSIGNMENT = r"(?s)^([A-Za-z_]\w*)=(.*)$"
 _PROMPT = r"(?m)^[ \t]*(?:\([^()\n]*\)[ \t]*)?(?:[\w.-]+@[\w.-]+[^$#\n]{0,60})?[$#%][ \t]+(?=\S)"
@@ -78,6 +78,32 @@ def split(text: str) -> Pasted:
         if keywords:
             return Pasted(tuple(keywords))
     return found
+
+
+def torn_quote(text: str) -> str | None:
+    """What is to be said of a quote in the server command that nothing closes; None when all are closed.
+
+    Prose behind the command (with an apostrophe in it) is another line, and no part of it.
+    """
+    text = text.replace("\r\n", "\n")
+    if any(from_yaml(text)):
+        return None
+    shell = re.sub(_PROMPT, "", text)
+    at = unclosed_quote(shell)
+    if at is None:
+        return None
+    words = [w for w in segments(scan(shell))[-1] if w.kind == "word"]
+    values = [w.value for w in words]
+    if find_entry(values) is None and not (values and values[0].startswith("--")):
+        inner = _shell_text(words)
+        if inner is None or find_entry([w.value for w in scan(inner)]) is None:
+            return None
+    place = len(text) - (len(shell) - at)
+    line, column = text.count("\n", 0, place) + 1, place - text.rfind("\n", 0, place)
+    before = [w.value for w in words if w.end <= at and w.value.startswith("--")]
+    behind = f" (behind {before[-1].partition('=')[0]})" if before else ""
+    where = f"line {line}, character {column}" if "\n" in text.strip() else f"character {column}"
+    return f"the quote {shell[at]} at {where}{behind} is never closed: close it, or put a backslash in front"
 
 
 def _split(text: str, depth: int) -> Pasted:

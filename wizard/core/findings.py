@@ -145,9 +145,9 @@ def examine(
             continue
         if rule.when.evaluate(env).truth is True:
             one = _from_rule(rule, command, env)
-            helpless = [f for f in found if f.flag == one.flag and f.kind == one.kind and not f.edits]
-            if helpless and one.edits:  # the same error, and what to write instead
-                found[found.index(helpless[0])] = replace(helpless[0], why=one.why, edits=one.edits, rule="")
+            same = [f for f in found if f.flag == one.flag and f.kind == one.kind and not f.rule]
+            if same and one.edits:  # the same error: a rule knows better what to write than a likeness of names
+                found[found.index(same[0])] = replace(same[0], why=one.why, edits=one.edits, rule="")
             elif one.flag not in blamed:
                 found.append(one)
     found.sort(key=lambda f: not f.ends_start)

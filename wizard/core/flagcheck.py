@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 from wizard.core.commandline import CommandLine, FlagUse, Problem, parse
 from wizard.core.flags import Catalogue, FlagSpec, snake
 from wizard.core.redact import HIDDEN, is_secret_flag
 
-_HUMAN_INT = r"^[+-]?\d+(\.\d+)?\s*([kKmMgGtT]i?)?$"
+_HUMAN_INT = r"^([+-]?\d+(?:\.\d+)?)\s*([kKmMgGtT]i?)?$"
 
 
 def _is_json(text: str) -> None:
@@ -18,35 +19,82 @@ def _is_json(text: str) -> None:
     json.loads(text)
 
 
-def _is_human_int(text: str) -> None:
-    if not re.match(_HUMAN_INT, text):
+def _human_int(text: str) -> int:
+    """32k, 1Mi. Raises ValueError."""
+    match = re.match(_HUMAN_INT, text)
+    if match is None:
         raise ValueError(text)
+    power = " kmgt".index(match[2][0].lower()) if match[2] else 0
+    base = 1024 if match[2] and match[2].endswith("i") else 1000
+    return int(float(match[1]) * base**power)
 
 
 _CONVERTERS: dict[str, tuple[Callable[[str], object], str]] = {
     "int": (int, "a whole number"),
     "float": (float, "a number"),
     "json": (_is_json, "JSON"),
-    "human_readable_int": (_is_human_int, "a whole number (4096, 32k, 1Mi)"),
+    "human_readable_int": (_human_int, "a whole number (4096, 32k, 1Mi)"),
 }
 
-_ABOVE_0, _TO_1 = "above 0", "above 0 and below 1"
-_RANGES: dict[str, tuple[float, float, bool, str]] = {
-    # flag: lowest, highest, ends excluded, in words. argparse takes all of these; the start fails later.
-    "--mem-fraction-static": (0, 1, True, _TO_1),
-    "--port": (0, 65535, False, "0 to 65535"),
-    "--nccl-port": (0, 65535, False, "0 to 65535"),
-    "--max-running-requests": (0, float("inf"), True, _ABOVE_0),
-    "--max-total-tokens": (0, float("inf"), True, _ABOVE_0),
-    "--max-prefill-tokens": (0, float("inf"), True, _ABOVE_0),
-    "--context-length": (0, float("inf"), True, _ABOVE_0),
-    "--page-size": (0, float("inf"), True, _ABOVE_0),
-    "--tp-size": (0, float("inf"), True, _ABOVE_0),
-    "--dp-size": (0, float("inf"), True, _ABOVE_0),
-    "--pp-size": (0, float("inf"), True, _ABOVE_0),
-    "--ep-size": (0, float("inf"), True, _ABOVE_0),
-    "--schedule-conservativeness": (0, float("inf"), False, "0 or more"),
+
+class Range(NamedTuple):
+    """What a start accepts of the numbers that argparse takes. ``fatal`` False: it starts, but is no use."""
+
+    low: float
+    high: float
+    words: str
+    ends_excluded: bool = False
+    fatal: bool = True
+
+
+_ENDLESS = float("inf")
+_COUNT = Range(0, _ENDLESS, "above 0", ends_excluded=True)
+_ODD_COUNT = _COUNT._replace(fatal=False)
+_SIZE = Range(0, _ENDLESS, "0 or more", fatal=False)
+_SHARE = Range(0, 1, "above 0 and below 1", ends_excluded=True)
+_PORT = Range(0, 65535, "0 to 65535")
+
+
+def _each(names: str, which: Range) -> dict[str, Range]:
+    return {f"--{name}": which for name in names.split()}
+
+
+_RANGES: dict[str, Range] = {
+    "--mem-fraction-static": _SHARE,
+    "--schedule-conservativeness": _SIZE._replace(fatal=True),
+    **_each(
+        "port nccl-port grpc-port grpc-http-sidecar-port smg-http-sidecar-port gated-launch-port "
+        "disaggregation-bootstrap-port encoder-bootstrap-port engine-info-bootstrap-port",
+        _PORT,
+    ),
+    **_each(
+        "max-running-requests max-total-tokens max-prefill-tokens context-length page-size tp-size dp-size "
+        "pp-size ep-size nnodes attn-dp-size attn-cp-size moe-dp-size dcp-size gpu-id-step",
+        _COUNT,
+    ),
+    **_each(
+        "max-queued-requests stream-interval num-continuous-decode-steps decode-log-interval "
+        "tokenizer-worker-num detokenizer-worker-num scheduler-recv-interval prefill-max-requests "
+        "cuda-graph-max-bs cuda-graph-max-bs-decode cuda-graph-max-bs-prefill cuda-graph-bs "
+        "cuda-graph-bs-decode cuda-graph-bs-prefill piecewise-cuda-graph-max-tokens "
+        "piecewise-cuda-graph-tokens torch-compile-max-bs speculative-num-steps speculative-eagle-topk "
+        "speculative-num-draft-tokens max-mamba-cache-size max-lora-rank max-loras-per-batch max-loaded-loras max-lora-chunk-size "
+        "max-micro-batch-size pp-max-micro-batch-size triton-attention-num-kv-splits moe-dense-tp-size max-ep-size "
+        "dist-timeout dynamic-batch-tokenizer-batch-size mm-max-concurrent-calls weight-loader-prefetch-num-threads "
+        "batch-notify-size swa-full-tokens-ratio",
+        _ODD_COUNT,
+    ),
+    **_each(
+        "base-gpu-id node-rank cpu-offload-gb hicache-size hicache-ratio ep-num-redundant-experts "
+        "num-reserved-decode-tokens log-requests-level mm-io-worker-num mm-processor-worker-num",
+        _SIZE,
+    ),
 }
+"""argparse takes all numbers here; the start fails later, or what comes up does not work.
+
+Not among them, because -1 or 0 says something there: chunked-prefill-size, offload-group-size,
+mamba-max-states-per-path, watchdog-timeout, priorities, seeds (defaults in the flags of 0.4.0 to 0.5.23).
+"""
 
 
 def validate(argv: Sequence[str], catalogue: Catalogue) -> list[Problem]:
@@ -111,8 +159,9 @@ def _check_value(value: str, spec: FlagSpec) -> Problem | None:
             text += f" and {len(spec.choices) - 12} more"
         return Problem("bad_choice", spec.flag, text, near[0] if near else None)
     if number is not None and spec.flag in _RANGES:
-        low, high, open_ends, words = _RANGES[spec.flag]
-        inside = low < number < high if open_ends else low <= number <= high
+        span = _RANGES[spec.flag]
+        inside = span.low < number < span.high if span.ends_excluded else span.low <= number <= span.high
         if not inside:
-            return Problem("out_of_range", spec.flag, f"{spec.flag} must be {words}, not {shown}")
+            text = f"{spec.flag} must be {span.words}, not {shown}"
+            return Problem("out_of_range", spec.flag, text, fatal=span.fatal)
     return None

@@ -215,6 +215,15 @@ class Catalogue:
     def exact(self) -> bool:
         return not self.asked or version_key(self.asked) == version_key(self.version)
 
+    @property
+    def stands_in(self) -> str:
+        """What to say where another version's flags stand for those asked for; "" where they are its own."""
+        if self.exact:
+            return ""
+        asked = "this version" if self.asked == "0.0" else self.asked
+        nearest = f"{self.version}, the nearest catalogued version"
+        return f"{asked} is not in the flag catalogue; {nearest}, stands in"
+
     @cached_property
     def by_option(self) -> Mapping[str, FlagSpec]:
         return {option: spec for spec in self.specs for option in spec.options}

@@ -66,6 +66,43 @@ def scan(text: str) -> list[Word]:
     return words
 
 
+def unclosed_quote(text: str) -> int | None:
+    """Where a quote opens that nothing closes, so that all behind it is one word; None when there is none."""
+    words = scan(text)
+    if not words or words[-1].plain or words[-1].kind == "operator":
+        return None
+    at, end = words[-1].start, len(text)
+    while at < end:
+        char = text[at]
+        if char == "'":
+            closes = text.find("'", at + 1)
+        elif char == '"':
+            closes = _double_quotes_end(text, at)
+        elif char in "$`":
+            at = _expansion_end(text, at)
+            continue
+        else:
+            at += 2 if char == "\\" else 1
+            continue
+        if closes < 0:
+            return at
+        at = closes + 1
+    return None
+
+
+def _double_quotes_end(text: str, at: int) -> int:
+    """The quote that closes the one at ``at``; -1 when there is none."""
+    at += 1
+    while at < len(text):
+        if text[at] == '"':
+            return at
+        if text[at] in "$`":
+            at = _expansion_end(text, at)
+        else:
+            at += 2 if text[at] == "\\" else 1
+    return -1
+
+
 def _read_word(text: str, at: int) -> Word:
     start, plain = at, True
     value: list[str] = []

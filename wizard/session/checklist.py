@@ -7,10 +7,16 @@ from typing import Any
 
 from wizard.core.argv import shell_join
 from wizard.core.checklist import WORDS, Goal, Ticked
+from wizard.core.flags import Catalogue
 from wizard.core.reference import Line, Reference, argv_of
-from wizard.session.text import wrapped
+from wizard.session.text import row, wrapped
 
 MARKS = {"done": "[x]", "not_done": "[ ]", "does_not_apply": "[-]", "harmful": "[!]", "unknown": "[?]"}
+
+
+def version_lines(catalogue: Catalogue) -> list[str]:
+    """That the flags are another version's than the one asked for; nothing where they are its own."""
+    return row("version", catalogue.stands_in) if catalogue.stands_in else []
 
 
 def checklist_lines(goal: Goal, ticked: Sequence[Ticked]) -> list[str]:
@@ -47,9 +53,10 @@ def checklist_document(goal: Goal, ticked: Sequence[Ticked]) -> dict[str, Any]:
     }
 
 
-def reference_lines(reference: Reference, lines: Sequence[Line], version: str, model: str) -> list[str]:
+def reference_lines(reference: Reference, lines: Sequence[Line], catalogue: Catalogue, model: str) -> list[str]:
     """The command, then every setting: what it is now, what the tutorial had, and why."""
-    out = [*wrapped(f"{reference.title}, for SGLang {version}"), *wrapped(reference.summary), ""]
+    out = [*wrapped(f"{reference.title}, for SGLang {catalogue.version}"), *version_lines(catalogue)]
+    out += [*wrapped(reference.summary), ""]
     out += [shell_join(argv_of(reference, tuple(lines), model)), ""]
     for item in lines:
         now = {"set": f"{item.flag} {item.value}", "leave": "left to SGLang", "drop": "left out"}[item.kind]
@@ -61,12 +68,15 @@ def reference_lines(reference: Reference, lines: Sequence[Line], version: str, m
     return out
 
 
-def reference_document(reference: Reference, lines: Sequence[Line], version: str, model: str) -> dict[str, Any]:
+def reference_document(
+    reference: Reference, lines: Sequence[Line], catalogue: Catalogue, model: str
+) -> dict[str, Any]:
     return {
         "schema_version": 1,
         "reference": reference.id,
         "title": reference.title,
-        "version": version,
+        "version": catalogue.version,
+        "version_note": catalogue.stands_in or None,
         "argv": list(argv_of(reference, tuple(lines), model)),
         "settings": [
             {
