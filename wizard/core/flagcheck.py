@@ -78,9 +78,10 @@ _RANGES: dict[str, Range] = {
         "cuda-graph-max-bs cuda-graph-max-bs-decode cuda-graph-max-bs-prefill cuda-graph-bs "
         "cuda-graph-bs-decode cuda-graph-bs-prefill piecewise-cuda-graph-max-tokens "
         "piecewise-cuda-graph-tokens torch-compile-max-bs speculative-num-steps speculative-eagle-topk "
-        "speculative-num-draft-tokens max-mamba-cache-size max-lora-rank max-loras-per-batch max-loaded-loras max-lora-chunk-size "
-        "max-micro-batch-size pp-max-micro-batch-size triton-attention-num-kv-splits moe-dense-tp-size max-ep-size "
-        "dist-timeout dynamic-batch-tokenizer-batch-size mm-max-concurrent-calls weight-loader-prefetch-num-threads "
+        "speculative-num-draft-tokens max-mamba-cache-size max-lora-rank max-loras-per-batch "
+        "max-loaded-loras max-lora-chunk-size max-micro-batch-size pp-max-micro-batch-size "
+        "triton-attention-num-kv-splits moe-dense-tp-size max-ep-size dist-timeout "
+        "dynamic-batch-tokenizer-batch-size mm-max-concurrent-calls weight-loader-prefetch-num-threads "
         "batch-notify-size swa-full-tokens-ratio",
         _ODD_COUNT,
     ),
