@@ -9,7 +9,9 @@ from wizard.core.reading import Outcome, ProbeResult, Snapshot, Value
 from wizard.core.reference import argv_of, work_out
 from wizard.flowfile.load import load_book
 from wizard.flowfile.resources import flows_dir
+from wizard.probes.told import of_hardware
 from wizard.server.catalogue import catalogued_versions, for_version
+from wizard.session.checklist import reference_lines
 
 BOOK = load_book(flows_dir())
 
@@ -166,3 +168,47 @@ def test_a_value_that_a_version_does_not_take_is_left_out_and_said() -> None:
     assert "--schedule-policy lpm" in " ".join(argv_of(reference, lines))
     lines = work_out(reference, env_of().get, for_version("0.5.20"))
     assert "--schedule-policy" not in argv_of(reference, lines)
+
+
+@pytest.mark.parametrize(
+    ("hardware", "model", "tp"),
+    [
+        ("2x RTX 4090", "8B", None),
+        ("1x T4", "8B", None),
+        ("4x RTX 4090", "AWQ", "4"),
+        ("8x RTX 4090", "FP8", "8"),
+        ("1x H100", "AWQ", "1"),
+        ("2x H100", "FP8", "2"),
+        ("3x A100", "FP8", "2"),
+        ("4x H100", "70B-Instruct", "4"),
+        ("8x H100", "70B-Instruct", "4"),
+        ("H100", "70B-Instruct", "4"),
+        ("2x H200", "70B-Instruct", "2"),
+        ("1x B200", "70B-Instruct", "1"),
+        ("4x L40S", "70B-Instruct", "4"),
+        ("8x V100 32GB", "70B-Instruct", "8"),
+        ("8x V100", "AWQ", "8"),
+        ("2 GPUs", "70B-Instruct", "2"),
+        ("1 GPU", "70B-Instruct", "1"),
+        ("", "70B-Instruct", "4"),
+    ],
+)
+def test_the_reference_for_large_models_fits_the_cards(hardware: str, model: str, tp: str | None) -> None:
+    env = Snapshot().with_result(ProbeResult("told", Outcome.OK, of_hardware(hardware))).get
+    reference = BOOK.references["medium"]
+    argv = argv_of(reference, work_out(reference, env, for_version("0.5.20")))
+    assert argv[argv.index("--model-path") + 1].endswith((model, f"{model}-INT4", f"{model}-Instruct"))
+    assert (argv[argv.index("--tp-size") + 1] if "--tp-size" in argv else None) == tp
+    mine = work_out(reference, env, for_version("0.5.20"), "/models/x")
+    assert argv_of(reference, mine, "/models/x")[3:5] == ("--model-path", "/models/x")
+    assert "model_path" not in [line.name for line in mine]
+
+
+def test_a_flag_that_a_version_has_not_is_not_left_to_it() -> None:
+    lines = {
+        line.name: line for line in work_out(BOOK.references["low_latency"], env_of().get, for_version("0.4.0"))
+    }
+    assert lines["speculative_algorithm"].kind == "absent"
+    assert lines["cuda_graph_max_bs"].kind == "leave"
+    text = reference_lines(BOOK.references["low_latency"], tuple(lines.values()), for_version("0.4.0"), "")
+    assert "  --speculative-algorithm: this version has no such flag (tutorial: EAGLE)" in text

@@ -32,7 +32,7 @@ def run(args: argparse.Namespace) -> int:
     driver = Driver(book, read_only=True, window_s=0.0, version=args.sglang_version)
     state = asyncio.run(driver.examine(target))
     catalogue = driver.catalogue()
-    lines = work_out(reference, state.snapshot.get, catalogue)
+    lines = work_out(reference, state.snapshot.get, catalogue, args.model)
     if args.json:
         put_json(reference_document(reference, lines, catalogue, args.model))
     else:

@@ -10,7 +10,11 @@ from wizard.core.expr import Env, Expression, Template
 from wizard.core.flags import Catalogue
 from wizard.core.flow import Mark
 
-Kind = Literal["set", "leave", "drop"]
+Kind = Literal["set", "leave", "drop", "absent"]
+"""``drop``: the version does not take it; ``absent``: it has no such flag, and nothing was to be set."""
+
+MODEL = "model_path"
+"""A setting of this name chooses the model by the cards; a model that the person names goes before it."""
 
 
 @dataclass(frozen=True)
@@ -58,12 +62,13 @@ class Line:
     kind: Kind
 
 
-def work_out(reference: Reference, env: Env, catalogue: Catalogue) -> tuple[Line, ...]:
-    """Every setting for this version and these readings.
+def work_out(reference: Reference, env: Env, catalogue: Catalogue, model: str = "") -> tuple[Line, ...]:
+    """Every setting for this version and these readings; ``model`` is one that the person names.
 
     A flag that the version has not, or a value that it does not take, is dropped and said so.
     """
-    return tuple(_line(setting, env, catalogue) for setting in reference.settings)
+    settings = [s for s in reference.settings if not (model and s.name == MODEL)]
+    return tuple(_line(setting, env, catalogue) for setting in settings)
 
 
 def _line(setting: Setting, env: Env, catalogue: Catalogue) -> Line:
@@ -74,7 +79,8 @@ def _line(setting: Setting, env: Env, catalogue: Catalogue) -> Line:
             continue
         why = choice.why.render(env)
         if choice.value is None:
-            return Line(setting.name, flag, setting.tutorial, None, why, "leave")
+            kind: Kind = "leave" if spec is not None else "absent"
+            return Line(setting.name, flag, setting.tutorial, None, why, kind)
         value = choice.value.render(env)
         if spec is None:
             why = f"SGLang {catalogue.version} has no such flag. {why}"
@@ -88,9 +94,10 @@ def _line(setting: Setting, env: Env, catalogue: Catalogue) -> Line:
 
 def argv_of(reference: Reference, lines: tuple[Line, ...], model: str = "") -> tuple[str, ...]:
     """The launch command with every setting that is to be set; a value "true" is a bare switch."""
-    argv = ["python", "-m", "sglang.launch_server", "--model-path", model or reference.model]
+    chosen = next((line.value for line in lines if line.name == MODEL and line.value), reference.model)
+    argv = ["python", "-m", "sglang.launch_server", "--model-path", model or chosen]
     for line in lines:
-        if line.kind == "set" and line.value is not None:
+        if line.kind == "set" and line.value is not None and line.name != MODEL:
             argv += [line.flag] if line.value == "true" else [line.flag, line.value]
     return tuple(argv)
 

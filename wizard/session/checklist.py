@@ -11,6 +11,7 @@ from wizard.core.flags import Catalogue
 from wizard.core.reference import Line, Reference, argv_of
 from wizard.session.text import row, wrapped
 
+KINDS = {"leave": "left to SGLang", "drop": "left out", "absent": "this version has no such flag"}
 MARKS = {"done": "[x]", "not_done": "[ ]", "does_not_apply": "[-]", "harmful": "[!]", "unknown": "[?]"}
 
 
@@ -59,7 +60,7 @@ def reference_lines(reference: Reference, lines: Sequence[Line], catalogue: Cata
     out += [*wrapped(reference.summary), ""]
     out += [shell_join(argv_of(reference, tuple(lines), model)), ""]
     for item in lines:
-        now = {"set": f"{item.flag} {item.value}", "leave": "left to SGLang", "drop": "left out"}[item.kind]
+        now = f"{item.flag} {item.value}" if item.kind == "set" else KINDS[item.kind]
         now = item.flag if item.value == "true" else now
         name = item.flag or "--" + item.name.replace("_", "-")
         had = f" (tutorial: {'on' if item.tutorial == 'true' else item.tutorial})" if item.tutorial else ""
