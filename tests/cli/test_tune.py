@@ -63,3 +63,28 @@ def test_another_version_that_stands_in_is_said(
         output._documents = 0
         run((*words, "--sglang-version", version, "--json"))
         assert note in (json.loads(capsys.readouterr().out)["version_note"] or "")
+
+
+def test_a_command_without_a_server_is_read(capsys: pytest.CaptureFixture[str]) -> None:
+    command = (
+        "python -m sglang.launch_server --model-path m --max-running-requests 64 --cuda-graph-max-bs-decode 4"
+    )
+    words = ("tune", "throughput", "--sglang-version", "0.5.20", "--command", command)
+    assert run((*words, "--json")) == 1
+    boxes = {b["id"]: b["status"] for b in json.loads(capsys.readouterr().out)["checklist"]["boxes"]}
+    assert boxes == {
+        "continuous_batching": "done",
+        "full_batches": "unknown",
+        "running_cap": "harmful",
+        "cuda_graphs": "harmful",
+        "chunked_prefill": "done",
+        "radix_cache": "done",
+        "lpm": "unknown",
+        "conservativeness": "unknown",
+        "torch_compile": "does_not_apply",
+    }
+    assert run(words) == 1
+    out = capsys.readouterr().out
+    assert "--max-running-requests removed" in out
+    assert "--cuda-graph-max-bs-decode removed" in out
+    assert "nothing is applied: no server is known" in out

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from wizard.core.checklist import tick
+from wizard.core.expr import parse_template
 from wizard.core.reading import Outcome, ProbeResult, Snapshot, Value
 from wizard.core.reference import argv_of, work_out
 from wizard.flowfile.load import load_book
@@ -14,6 +15,10 @@ from wizard.server.catalogue import catalogued_versions, for_version
 from wizard.session.checklist import reference_lines
 
 BOOK = load_book(flows_dir())
+
+
+COMMAND: dict[str, object] = {"command__checked_version": "0.5.20"}
+"""A launch command is known, and no server."""
 
 
 def env_of(**values: object) -> Snapshot:
@@ -46,6 +51,57 @@ def env_of(**values: object) -> Snapshot:
             {"server__available_memory_gb": 6.0, "kv__usage": 0.95, "server__device": "cuda"},
         ),
         ("memory", "mem_fraction", "unknown", "", {"server__device": "cuda"}),
+        ("memory", "mem_fraction", "harmful", "tune_fraction_down", {"server__available_memory_gb": 2.5}),
+        ("stability", "headroom", "not_done", "tune_fraction_down", {"server__available_memory_gb": 2.5}),
+        ("memory", "mem_fraction", "done", "", {"server__available_memory_gb": 3.5, "kv__usage": 0.5}),
+        ("stability", "headroom", "done", "", {"server__available_memory_gb": 3.5}),
+        ("memory", "mem_fraction", "harmful", "tune_fraction_down", {"server__mem_fraction_static_set": 0.97}),
+        ("throughput", "running_cap", "done", "", COMMAND),
+        (
+            "throughput",
+            "running_cap",
+            "harmful",
+            "tune_lift_cap",
+            {**COMMAND, "server__max_running_requests_set": 64},
+        ),
+        ("throughput", "chunked_prefill", "done", "", COMMAND),
+        (
+            "throughput",
+            "cuda_graphs",
+            "not_done",
+            "tune_graphs_larger",
+            {"server__cuda_graph_disabled": False, "decode__cuda_graph_share": 0.1, "requests__running": 300},
+        ),
+        (
+            "latency",
+            "cuda_graphs",
+            "not_done",
+            "tune_graphs_larger",
+            {"server__cuda_graph_disabled": False, "decode__cuda_graph_share": 0.1, "requests__running": 300},
+        ),
+        (
+            "throughput",
+            "cuda_graphs",
+            "harmful",
+            "tune_graphs_free",
+            {**COMMAND, "server__cuda_graph_disabled": False, "server__cuda_graph_max_bs_set": 4},
+        ),
+        (
+            "latency",
+            "cuda_graphs",
+            "unknown",
+            "",
+            {
+                **COMMAND,
+                "server__cuda_graph_disabled": False,
+                "server__cuda_graph_max_bs_set": 16,
+                "server__max_running_requests_set": 16,
+            },
+        ),
+        ("stability", "queue_limit", "not_done", "tune_queue_limit", COMMAND),
+        ("stability", "queue_limit", "done", "", {**COMMAND, "server__max_queued_requests": 64}),
+        ("stability", "watchdog", "done", "", COMMAND),
+        ("stability", "log_level", "done", "", COMMAND),
         ("memory", "mem_fraction", "does_not_apply", "", {"server__device": "cpu"}),
         (
             "memory",
@@ -140,6 +196,43 @@ def test_each_box_reads_the_server(
     assert (ticked[box].status, ticked[box].remedy) == (status, remedy)
     assert ticked[box].says
     assert bool(ticked[box].missing) == (status == "unknown" and box not in ("restart",))
+
+
+def test_shares_are_said_in_per_cent() -> None:
+    env = env_of(
+        server__disable_radix_cache=False,
+        cache__hit_ratio=0.456,
+        server__available_memory_gb=18.0,
+        kv__usage=0.953,
+        server__cuda_graph_disabled=False,
+        decode__cuda_graph_share=0.004,
+        requests__running=300,
+        server__mem_fraction_static=0.85,
+    ).get
+    says = {f"{g}.{t.box.id}": t.says for g, goal in BOOK.goals.items() for t in tick(goal, env)}
+    assert says["throughput.radix_cache"] == "It is on; 46 % of the prompt tokens came from it."
+    assert says["memory.mem_fraction"] == "18 GiB stay unused while the pool is 95 % full."
+    assert says["throughput.cuda_graphs"].startswith("Only 0.4 % of the decode passes")
+    assert parse_template("{server.mem_fraction_static}").render(env) == "0.85", "as the flag takes it"
+
+
+def test_nothing_that_is_said_has_a_hole() -> None:
+    """With a command alone, and with nothing known."""
+    for values in (
+        {},
+        COMMAND,
+        {**COMMAND, "server__context_length": 8192, "server__disable_radix_cache": False},
+    ):
+        for goal in BOOK.goals.values():
+            for item in tick(goal, env_of(**values).get):
+                assert "?" not in item.says or item.missing, (goal.id, item.box.id, item.says)
+
+
+def test_one_type_of_kv_cache_is_advised() -> None:
+    values = {
+        c.value for r in BOOK.remedies.values() for c in r.changes if c.name == "kv_cache_dtype" and c.value
+    }
+    assert {str(v) for v in values} - {"auto"} == {"fp8_e4m3"}
 
 
 def test_the_goal_offers_the_remedies_of_its_open_boxes_only() -> None:

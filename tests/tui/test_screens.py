@@ -203,7 +203,7 @@ async def test_solve(size: tuple[int, int]) -> None:
             "[ Apply without load test ]",
             "[ Only show me ]",
             "[ Watch live traffic instead ]",
-            "o others (1)",
+            "o 1 more",
         ):
             assert part in text
         assert ("watch", False) in view.engine.calls or ("watch", True) not in view.engine.calls

@@ -8,7 +8,7 @@ import pytest
 
 from tests.tui import samples
 from tests.tui.stage import SIZES, shown
-from wizard.core.session import CauseChosen
+from wizard.core.session import CauseChosen, SessionState
 from wizard.flowfile.load import load_book
 from wizard.flowfile.resources import flows_dir
 
@@ -22,7 +22,7 @@ async def test_the_boxes_stand_as_the_server_does(size: tuple[int, int]) -> None
         view.engine.book = GOALS
         await view.press("t")
         assert "[memory]" in view.screen
-        assert "! A cap on running requests only where" in view.screen
+        assert "! A cap only where decode runs out of memory" in view.screen
         await view.press("right")
         assert "[throughput]" in view.screen
         assert "> ! No cap below what the pool can hold" in view.screen
@@ -65,3 +65,23 @@ async def test_a_list_longer_than_the_screen_follows_the_cursor() -> None:
         await view.press("home")
         assert "> " in view.screen
         assert "↑ " not in view.screen.split("choose")[0]
+
+
+async def test_no_title_is_cut_on_a_small_screen() -> None:
+    async with shown(samples.classify(CAPPED), size=(80, 24)) as view:
+        view.engine.book = GOALS
+        await view.press("t")
+        for goal in GOALS.goals.values():
+            assert f"[{goal.id}]" in view.screen
+            for box in goal.boxes:
+                assert box.title in view.screen, (goal.id, box.id)
+            await view.press("right")
+
+
+@pytest.mark.parametrize("state", [samples.classify(CAPPED), samples.solve()])
+async def test_the_key_is_shown_where_it_works(state: SessionState) -> None:
+    async with shown(state, size=(80, 24)) as view:
+        view.engine.book = GOALS
+        assert "t tune" in view.screen
+        await view.press("t")
+        assert "[memory]" in view.screen

@@ -14,6 +14,7 @@ from wizard.core.session import OfferChosen, SessionState
 from wizard.session.checklist import checklist_document, checklist_lines, version_lines
 from wizard.session.document import SCHEMA_VERSION, target_document
 from wizard.session.driver import Driver
+from wizard.session.text import offer_lines
 
 
 def run(args: argparse.Namespace) -> int:
@@ -79,6 +80,11 @@ def _nothing_to_apply(
         put_json(document)
     elif not open_boxes:
         put("Nothing is open that the wizard can see.")
+    elif state.target is not None and state.target.command_text and state.target.launch is None:
+        put("In the command given, these would tick the open boxes (nothing is applied: no server is known):")
+        for offer in state.offers or ():
+            if offer.intents:
+                put("\n".join(offer_lines(offer)))
     else:
         put("The open boxes are for a person to do; there is no change of the launch command to apply.")
         for offer in state.offers or ():

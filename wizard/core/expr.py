@@ -22,7 +22,7 @@ from typing import Any
 
 from wizard.core.reading import Scalar, Value
 from wizard.core.syntax import parse_expression
-from wizard.core.vocabulary import VOCABULARY, Reading
+from wizard.core.vocabulary import SHARES, VOCABULARY, Reading
 
 Env = Callable[[str], "Value | None"]
 Truth = bool | None
@@ -371,13 +371,16 @@ class Template:
         return tuple(pair for part in self.parts if isinstance(part, Expression) for pair in part.names())
 
     def render(self, env: Env) -> str:
-        """The text with numbers filled in; a hole whose readings are missing shows as ``?``."""
+        """The text with numbers filled in, shares in per cent; a hole whose readings are missing is a ``?``."""
         out: list[str] = []
         for part in self.parts:
             if isinstance(part, str):
                 out.append(part)
             else:
                 x = part.value(env)
+                if part.source.strip() in SHARES and isinstance(x, (int, float)):
+                    out.append(f"{100 * x:.3g} %" if abs(x) < 0.01 else f"{x:.0%}".replace("%", " %"))
+                    continue
                 plain = isinstance(x, int) and VOCABULARY.get(part.source.strip(), _COUNTED).unit in _NUMBERED
                 out.append("?" if x is None else str(x) if plain else show(x))
         return "".join(out)

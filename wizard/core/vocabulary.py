@@ -93,6 +93,7 @@ server.schedule_policy | text | fcfs, lpm, ... | sglang
 server.schedule_conservativeness | ratio | admission pessimism factor | sglang
 server.disable_radix_cache | bool | prefix cache switched off | sglang
 server.cuda_graph_disabled | bool | decode CUDA graphs switched off | sglang
+server.cuda_graph_max_bs_set | requests | largest decode graph that is set by hand, absent when none | sglang
 server.metrics_enabled | bool | started with --enable-metrics | sglang, metrics
 server.quantization | text | how the weights are quantized, "none" when not asked for | sglang
 server.kv_cache_dtype | text | type of the KV cache, as configured | sglang
@@ -192,6 +193,9 @@ VOCABULARY: dict[str, Reading] = {}
 for _line in _TABLE.strip().splitlines():
     _name, _unit, _doc, _probes = (part.strip() for part in _line.split("|"))
     VOCABULARY[_name] = Reading(_name, _unit, _doc, tuple(p.strip() for p in _probes.split(",")))
+
+SHARES = frozenset({"kv.usage", "kv.usage_mean", "cache.hit_ratio", "decode.cuda_graph_share"})
+"""Ratios that texts say in per cent; the others (the memory fraction) are said as a flag takes them."""
 
 PREFERENCE: dict[str, tuple[str, ...]] = {r.name: r.probes for r in VOCABULARY.values()}
 

@@ -63,6 +63,7 @@ _SET = {
     "server.max_running_requests_set": "max_running_requests",
     "server.max_total_tokens_set": "max_total_tokens",
     "server.mem_fraction_static_set": "mem_fraction_static",
+    "server.cuda_graph_max_bs_set": "cuda_graph_max_bs",
 }
 _SWITCHES = {
     "server.disable_radix_cache": ("disable_radix_cache",),
@@ -75,6 +76,7 @@ _FROM_COMMAND: dict[str, tuple[str, type]] = {
     "server.mem_fraction_static": ("mem_fraction_static", float),
     "server.chunked_prefill_size": ("chunked_prefill_size", int),
     "server.context_length": ("context_length", int),
+    "server.max_queued_requests": ("max_queued_requests", int),
     "server.schedule_policy": ("schedule_policy", str),
     "server.schedule_conservativeness": ("schedule_conservativeness", float),
     "server.device": ("device", str),

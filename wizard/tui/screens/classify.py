@@ -140,7 +140,7 @@ class ClassifyScreen(Frame):
         return [*out, *wrap(flow.summary, width)]
 
     def keys(self) -> Sequence[tuple[str, str]]:
-        more = (("e", "evidence"), ("w", "why"), ("l", "log"), ("b", "other server"))
+        more = (("e", "evidence"), ("w", "why"), ("t", "tune"), ("l", "log"), ("b", "servers"))
         return (("↑↓", "choose"), ("enter", "go on"), *more, *ALWAYS)
 
     def on_choices_taken(self, message: Choices.Taken) -> None:

@@ -173,8 +173,8 @@ class SolveScreen(Frame):
 
     def keys(self) -> Sequence[tuple[str, str]]:
         offers = len(self.state.offers or ()) if self.state else 0
-        others = (("o", f"others ({offers - 1})"),) if offers > 1 else ()
-        more = (("d", "command"), *others, ("b", "back"), ("h", "how"), ("e", "evidence"))
+        others = (("o", f"{offers - 1} more"),) if offers > 1 else ()
+        more = (("d", "command"), *others, ("b", "back"), ("t", "tune"), ("h", "how"), ("e", "evidence"))
         return (("tab", "choose"), ("enter", "go on"), *more, *ALWAYS)
 
     def on_choices_taken(self, message: Choices.Taken) -> None:
