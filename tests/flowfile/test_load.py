@@ -11,6 +11,8 @@ import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from wizard.core.expr import parse
+from wizard.flowfile.apart import never_together
 from wizard.flowfile.graph import dot, tree
 from wizard.flowfile.lint import lint
 from wizard.flowfile.load import load_book, parse_book
@@ -142,6 +144,30 @@ def test_remedies_that_fight_over_a_flag_are_found(tmp_path: Path) -> None:
 """,
     )
     assert any("in opposite directions" in p for p in book_of(tmp_path, fight))
+
+
+SAID = "known(symptom.clues) and 'a' in symptom.clues"
+
+
+@pytest.mark.parametrize(
+    ("up", "down", "apart"),
+    [
+        (SAID, "known(symptom.clues) and not ('a' in symptom.clues)", True),
+        (SAID, "requests.queued > 3 and known(symptom.clues) and not ('a' in symptom.clues)", True),
+        (SAID, "known(log.clues) and not ('a' in log.clues)", False),
+        (SAID, "not ('a' in symptom.clues)", True),  # unknown words: the first is false
+        ("'a' in symptom.clues", "not ('a' in symptom.clues)", False),  # nothing said: both may apply
+        (SAID, "known(symptom.clues) and 'b' in symptom.clues", False),
+        (SAID + " and not ('b' in symptom.clues)", "known(symptom.clues) and 'b' in symptom.clues", True),
+        ("requests.queued > 3", "requests.queued <= 3", False),  # numbers prove nothing here
+        (SAID, "known(requests.queued) and 'a' in symptom.clues", False),
+        ("known(requests.queued)", "not known(requests.queued)", False),
+    ],
+)
+def test_two_ways_of_a_flag_need_conditions_that_never_meet(up: str, down: str, apart: bool) -> None:
+    assert never_together(parse(up), parse(down)) is apart
+    assert never_together(parse(down), parse(up)) is apart
+    assert not never_together(parse(up), None)
 
 
 @pytest.mark.parametrize(

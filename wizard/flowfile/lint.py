@@ -2,7 +2,7 @@
 
 Every node is reachable and ends, every name exists, every flag exists in some catalogued SGLang
 version, every write can be verified and rolled back, every raise has a stop, and no two remedies of
-a cause pull one flag in two directions.
+a cause pull one flag in two directions (unless their conditions can never hold together).
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from wizard.core.literals import required_texts
 from wizard.core.logtext import LINE_CAP
 from wizard.core.reference import Reference
 from wizard.core.vocabulary import PROBES, VOCABULARY
+from wizard.flowfile.apart import never_together
 from wizard.flowfile.cause_ids import KNOWN_CAUSES
 from wizard.flowfile.patterns import too_slow
 from wizard.flowfile.rules import lint_rules
@@ -148,13 +149,16 @@ def _cause(cause: Cause, book: FlowBook) -> Iterator[Problem]:
 
 
 def _fights(cause: Cause, remedies: Iterable[Remedy]) -> Iterator[Problem]:
-    moves: dict[str, tuple[str, Remedy]] = {}
+    """Two ways of one flag are for two situations: allowed where their conditions can never hold together."""
+    moves: dict[str, list[tuple[str, Remedy]]] = {}
     for remedy in remedies:
         for change in remedy.changes:
             if not change.direction:
                 continue
-            direction, other = moves.setdefault(change.name, (change.direction, remedy))
-            if direction != change.direction:
+            before = moves.setdefault(change.name, [])
+            against = [other for way, other in before if way != change.direction]
+            before.append((change.direction, remedy))
+            for other in (o for o in against if not never_together(o.when, remedy.when)):
                 yield Problem(
                     change.mark,
                     f'remedies "{other.id}" and "{remedy.id}" of cause "{cause.id}" move '
