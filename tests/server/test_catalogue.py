@@ -115,6 +115,26 @@ def test_plain_names_exist_everywhere(name: str) -> None:
         assert spec.flag == "--" + name.replace("_", "-")
 
 
+@pytest.mark.parametrize(
+    ("version", "name", "flag"),
+    [
+        (None, "disable_cuda_graph", "--disable-cuda-graph"),
+        (None, "disable_decode_cuda_graph", "--disable-cuda-graph"),
+        ("0.5.23", "disable_decode_cuda_graph", "--disable-decode-cuda-graph"),
+        ("0.4.8", "disable_decode_cuda_graph", "--disable-cuda-graph"),
+        (None, "enable_dp_attention", "--enable-dp-attention"),
+        ("0.5.23", "enable_dp_attention", "--attn-dp-size"),
+        (None, "cuda_graph_max_bs", "--cuda-graph-max-bs-decode"),  # no spelling lasts: the newest
+    ],
+)
+def test_where_the_version_is_unknown_a_spelling_that_lasts_is_written(
+    version: str | None, name: str, flag: str
+) -> None:
+    spec = for_version(version).flag_for(name)
+    assert spec is not None
+    assert spec.flag == flag
+
+
 def test_names() -> None:
     assert exists_in_any_version("cuda_graph_max_bs")
     assert exists_in_any_version("--torchao-config")

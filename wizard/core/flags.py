@@ -210,6 +210,8 @@ class Catalogue:
     specs: tuple[FlagSpec, ...]
     spans: Mapping[str, Span] = field(default_factory=dict)
     asked: str = ""
+    any_version: bool = False
+    """The version is not known: of several spellings the one that every version takes is written."""
 
     @property
     def exact(self) -> bool:
@@ -279,6 +281,10 @@ class Catalogue:
             spec = self._by_name.get(name)
             return (Spelling(spec.flag),) if spec is not None and not spec.fatal else ()
         usable = [way for way in ways if all(self._takes(s) for s in way)]
+        if self.any_version:
+            lasting = [way for way in usable if all(s.flag in self._lasting for s in way)]
+            if lasting:
+                return self._canonical(lasting[0])
         for way in usable:
             if all(self.by_option[s.flag].deprecated is None for s in way):
                 return self._canonical(way)
@@ -305,6 +311,12 @@ class Catalogue:
             return ()
         same = [s for s in self.specs if s.dest == target.dest and s.arity == target.arity]
         return tuple(Spelling(s.flag) for s in same)
+
+    @cached_property
+    def _lasting(self) -> frozenset[str]:
+        """Options that every catalogued version takes, from the oldest to this one."""
+        oldest = min((s.first for s in self.spans.values()), key=version_key, default="")
+        return frozenset(o for o, s in self.spans.items() if s.first == oldest and s.last == self.version)
 
     def _takes(self, spelling: Spelling) -> bool:
         spec = self.by_option.get(spelling.flag)

@@ -92,7 +92,8 @@ def _shipped(version: str | None) -> Catalogue:
         chosen = nearest_version(version, versions) if version else versions[-1]
     except ValueError:
         chosen, version = versions[-1], "0.0"
-    return Catalogue(version=chosen, specs=_load(chosen), spans=_spans(), asked=version or "")
+    unknown = not version
+    return Catalogue(chosen, _load(chosen), _spans(), asked=version or "", any_version=unknown)
 
 
 def next_newer(version: str) -> Catalogue | None:
