@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 
 from wizard.cli import targets
+from wizard.core.target import Target
+from wizard.core.triage import named
 from wizard.flowfile.load import load_book
 from wizard.flowfile.resources import flows_dir
 from wizard.session.driver import Driver
@@ -82,6 +84,8 @@ def ways(found: dict[str, str], flag: str) -> set[str]:
         ("server_hang", "It hangs.", "", "--enable-dp-attention", set()),
         ("server_hang", "The launch hangs.", "", "--cuda-graph-max-bs", {"32"}),
         ("server_hang", "After hours it hangs.", "", "--cuda-graph-max-bs", set()),
+        ("health_check_failing", "With --disable-cuda-graph it works.", "", "--disable-cuda-graph", {""}),
+        ("health_check_failing", "Probes fail.", "", "--disable-cuda-graph", set()),
         ("process_killed", "A segmentation fault.", "", "--disable-overlap-schedule", {""}),
         ("process_killed", "The pod was evicted.", "", "--disable-overlap-schedule", set()),
         ("cuda_graph_disabled", "Batches above the captured sizes.", "", "--max-running-requests", {"lower"}),
@@ -99,6 +103,25 @@ async def test_which_way_a_flag_goes(
     cause: str, words: str, flags: str, flag: str, wanted: set[str], tmp_path: Path
 ) -> None:
     assert ways(await offered(tmp_path, cause, words, flags), flag) == wanted
+
+
+@pytest.mark.parametrize(
+    ("cause", "words", "log"),
+    [
+        ("slow_load", "The prefill nodes need 20 minutes to start because of the DeepGEMM warm-up.", ""),
+        ("long_queue", "One request stays in the waiting queue forever, and health checks fail later.", ""),
+        ("input_too_long", "With stream=true an oversized prompt gives an error inside the stream.", ""),
+        ("health_check_failing", "After a minute it is killed.", "AssertionError: res=<Response [502]>\n"),
+    ],
+)
+async def test_the_words_that_decide_between_neighbours(
+    cause: str, words: str, log: str, tmp_path: Path
+) -> None:
+    path = tmp_path / "server.log"
+    path.write_text(log)
+    driver = Driver(BOOK, read_only=True, window_s=0.1)
+    state = await driver.examine(Target(port=0, log_path=str(path), symptom=words))
+    assert [h.cause.id for h in named(state.hypotheses)][:1] == [cause]
 
 
 async def test_a_default_server_args_line_is_no_evidence_of_features(tmp_path: Path) -> None:
