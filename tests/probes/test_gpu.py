@@ -102,7 +102,7 @@ def test_whole_readings(nvml: list[FakeCard], server: Target) -> None:
         "gpu.sm_clock_mhz": 1763,
         "gpu.temperature_c": 36,
         "gpu.memory_bandwidth_gbs": 4800.0,
-            "gpu.driver_version": "580.159.04",
+        "gpu.driver_version": "580.159.04",
         "gpu.cuda_version": "13.0",
     }
 

@@ -25,9 +25,7 @@ _SECRET_VARIABLE = (
 # Every pattern below starts at a literal and is bounded: hostile text costs no more than its length.
 _QUOTED = r"'(?:[^'\\\n]|\\.)*'?|\"(?:[^\"\\\n]|\\.)*\"?"
 _BARE = r"[^\s,;&|)\]}'\"]+"
-_HEADER = (
-    r"(?i)(authorization['\"]?\s{0,4}[:=]\s{0,4}['\"]?(?:(?:bearer|basic|token)\s{1,4})?)([^\s'\",]+)"
-)
+_HEADER = r"(?i)(authorization['\"]?\s{0,4}[:=]\s{0,4}['\"]?(?:(?:bearer|basic|token)\s{1,4})?)([^\s'\",]+)"
 _BEARER = r"(?i)\b(bearer\s{1,4})([^\s'\",]+)"
 _FLAG_IN_TEXT = (
     r"((?<=-)(?:api-key|secret|secret-key|access-key|password|passwd|credentials?"
@@ -135,9 +133,7 @@ _SEQUENCES = (
     r"|(?:\x1b[\]PX^_]|[\x90\x98\x9d\x9e\x9f])[^\x07\x1b\x9c]*(?:\x07|\x1b\\|\x9c|$)"  # OSC, DCS, SOS, PM, APC
     r"|\x1b[ -/]*[0-~]?"  # two-character escapes, and a lone ESC
 )
-_CONTROLS = (
-    r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2028\u2029\u2066-\u2069\ud800-\udfff]"
-)
+_CONTROLS = r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2028\u2029\u2066-\u2069\ud800-\udfff]"
 
 
 def clean(text: str) -> str:

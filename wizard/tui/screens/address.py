@@ -30,9 +30,7 @@ def parse_address(text: str) -> Target | str:
         return f"{typed}: port 0 is no port."
     default = 443 if parts.scheme == "https" else 30000
     local = parts.hostname in ("127.0.0.1", "localhost", "::1", "0.0.0.0")
-    return Target(
-        host=parts.hostname, port=port or default, scheme=parts.scheme, remote=True, local=local
-    )
+    return Target(host=parts.hostname, port=port or default, scheme=parts.scheme, remote=True, local=local)
 
 
 class AddressScreen(Overlay):
