@@ -44,6 +44,8 @@ FAULTS = ("illegal_memory_access", "nccl_error", "module_not_found", "permission
         ("no_kernel_image", "A 2080 Ti has no kernel.", "", "--dtype", {"half"}),
         ("no_kernel_image", "A new card has no kernel.", "", "--dtype", set()),
         ("attention_backend_unsupported", "16 heads per rank are too few", "", "--enable-dp-attention", {""}),
+        ("attention_backend_unsupported", "topk > 1 needs pages of 1", "", "--speculative-eagle-topk", {"1"}),
+        ("cuda_device_assert", "Fails at 64k tokens", "--context-length 65536", "--context-length", {"-"}),
         ("jit_compile_failure", "xgrammar's json schema kernel", "", "--grammar-backend", {"llguidance"}),
         ("triton_error", "triton_kernels fails", "", "--moe-runner-backend", {"triton", "flashinfer_cutlass"}),
         ("nccl_error", "NCCL is out of memory.", "", "--mem-fraction-static", {"0.8"}),
