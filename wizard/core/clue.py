@@ -73,14 +73,17 @@ _DENIED = re.compile(
 """What a person says is not there accuses nobody."""
 
 
+def accusing(text: str) -> str:
+    """A person's words on one line, up to TEXT_CAP characters, without what they say is not there."""
+    return _DENIED.sub(" ", " ".join(text[:TEXT_CAP].split()))
+
+
 def search(clues: Iterable[Clue], place: str, text: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """Ids of the clues that a text holds, and beside each the words that matched.
 
     Line breaks count in a log; elsewhere any white space is one blank, as people wrap as they like.
     """
-    text = text[:TEXT_CAP]
-    if place != "log":
-        text = _DENIED.sub(" ", " ".join(text.split()))
+    text = text[:TEXT_CAP] if place == "log" else accusing(text)
     found = [(c.id, quote) for c in clues if place in c.places and (quote := c.find(text)) is not None]
     return tuple(i for i, _ in found), tuple(q for _, q in found)
 
@@ -90,7 +93,7 @@ def quoted(signatures: Iterable[Signature], text: str) -> tuple[tuple[str, ...],
 
     The text is flattened and read up to TEXT_CAP characters; victims and noise are left out.
     """
-    text = _DENIED.sub(" ", " ".join(text[:TEXT_CAP].split()))
+    text = accusing(text)
     found = [
         (s.id, match[0][:QUOTE_CHARS])
         for s in signatures

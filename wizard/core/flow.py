@@ -14,6 +14,7 @@ from wizard.core.clue import Clue
 from wizard.core.expr import Env, Expression, Template, Truth
 from wizard.core.logtext import Signature
 from wizard.core.plan import VerifyGoal
+from wizard.core.wording import Wording
 
 if TYPE_CHECKING:
     from wizard.core.checklist import Goal
@@ -169,6 +170,7 @@ class FlowBook:
     goals: Mapping[str, Goal] = field(default_factory=dict)
     references: Mapping[str, Reference] = field(default_factory=dict)
     command_rules: RuleBook | None = None
+    wording: Wording = field(default_factory=Wording)
 
     def cause(self, cause_id: str, env: Env) -> Cause | None:
         """What is to be solved: a cause of trouble, or a goal of tuning as it stands here."""

@@ -25,6 +25,9 @@ PRIOR = -3.0
 PRIOR_TOLD = -1.0
 """Log-odds when a person tells, in words that are understood, what is wrong: some cause must be right."""
 
+TELLING = 0.8
+"""A choice of words that speaks for a cause at least this strongly says that something is wrong."""
+
 DAMPING = 0.5
 """Words of one text depend on each other: the strongest counts whole, the next a half, and so on."""
 
@@ -133,6 +136,7 @@ def look(book: FlowBook, env: Env) -> tuple[Found, ...]:
         *_signatures(book.signatures, env, version),
         *_quoted(book.signatures, env, version),
         *_clues(book, env, version),
+        *_worded(book, env),
     )
 
 
@@ -186,9 +190,21 @@ def _clues(book: FlowBook, env: Env, version: str) -> Iterable[Found]:
                 yield Found(place, cause, weight, says, ((f"{place}.clues", reading),))
 
 
+def _worded(book: FlowBook, env: Env) -> Iterable[Found]:
+    words = env("symptom.words")
+    if words is None or not isinstance(words.x, tuple):
+        return
+    for item in book.wording.weigh(str(w) for w in words.x):
+        if item.cause in book.causes:
+            best = ", ".join(item.words)
+            reading = (("symptom.words", Value(best, words.trust, words.source)),)
+            way = "for this" if item.weight > 0 else "for other trouble"
+            yield Found("wording", item.cause, item.weight, f"people use these words {way}: {best}", reading)
+
+
 def _damped(found: Sequence[Found]) -> Iterable[Evidence]:
     """What was found in one place, for or against: the strongest whole, each next at half of the one before."""
-    for place in PLACES:
+    for place in (*PLACES, "wording"):
         for positive in (True, False):
             same = [f for f in found if f.place == place and (f.weight > 0) == positive]
             same.sort(key=lambda f: -abs(f.weight))
@@ -211,8 +227,9 @@ def rank(book: FlowBook, env: Env) -> tuple[Hypothesis, ...]:
         return (-round(h.confidence, 6), -strongest, h.cause.id)
 
     found = look(book, env)
-    told = env("symptom.clues")
-    prior = PRIOR_TOLD if any(v is not None and v.x for v in (told, env("symptom.signatures"))) else PRIOR
+    told = any(v is not None and v.x for v in (env("symptom.clues"), env("symptom.signatures")))
+    told = told or any(f.place == "wording" and f.weight >= TELLING for f in found)
+    prior = PRIOR_TOLD if told else PRIOR
     by_cause: dict[str, list[Found]] = {}
     for item in found:
         by_cause.setdefault(item.cause, []).append(item)

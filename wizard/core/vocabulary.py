@@ -163,6 +163,7 @@ log.clues | words | clues found in the log's own words, by id | log
 log.quotes | words | what matched, one for each of log.clues | log
 symptom.clues | words | clues found in the symptom that a person told, by id | told
 symptom.quotes | words | what matched, one for each of symptom.clues | told
+symptom.words | words | words, pairs of words and names in the symptom, endings cut | told
 symptom.signatures | words | log signatures whose line the person quotes in the symptom, by id | told
 symptom.lines | words | what matched, one for each of symptom.signatures | told
 command.clues | words | clues found in the launch command, by id | told

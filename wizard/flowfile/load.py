@@ -19,6 +19,7 @@ from wizard.core.versions import parts_of
 from wizard.flowfile import goals, rules
 from wizard.flowfile.cause_ids import KNOWN_CAUSES
 from wizard.flowfile.source import Doc, FlowFileError, Problem, nearest, read
+from wizard.flowfile.wording import check_wording, load_wording
 
 TOP_KEYS = (
     "flow",
@@ -118,6 +119,7 @@ def parse_book(directory: Path, proven: bool = False) -> tuple[FlowBook, list[Pr
         book.goals,
         book.references,
         RuleBook(tuple(book.rules), book.foreign),
+        load_wording(directory),
     )
     return built, problems
 
@@ -132,6 +134,7 @@ def load_book(directory: Path, proven: bool = False) -> FlowBook:
         from wizard.flowfile.lint import lint
 
         problems.extend(lint(book))
+        problems.extend(check_wording(directory, book))
     if problems:
         raise FlowFileError(problems)
     return book

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from wizard.core.argv import shell_join
 from wizard.core.cards import bandwidth_gbs
-from wizard.core.clue import quoted, search
+from wizard.core.clue import accusing, quoted, search
 from wizard.core.hardware import read
 from wizard.core.reading import Outcome, ProbeResult, Scalar, Trust, Value
 from wizard.core.redact import clean, redact_argv, redact_text
 from wizard.core.request import MOST_BYTES, examine
 from wizard.core.target import Target
+from wizard.core.wording import features
 from wizard.probes.base import NoData, ProbeContext, ProbeSpec, Unavailable, in_thread
 
 
@@ -28,6 +29,7 @@ class ToldProbe:
                 ids, lines = quoted(ctx.signatures, text)
                 values["symptom.signatures"] = Value(ids, Trust.REPORTED, place)
                 values["symptom.lines"] = Value(lines, Trust.REPORTED, place)
+                values["symptom.words"] = Value(features(accusing(text)), Trust.REPORTED, place)
         values.update(of_hardware(ctx.target.hardware))
         if ctx.target.request_path:
             values.update(await in_thread(of_request, ctx.target.request_path))

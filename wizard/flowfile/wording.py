@@ -1,0 +1,136 @@
+"""Learns the table of words (``flows/words.tsv``) from the sentences of ``flows/told/``.
+
+    python -m wizard.flowfile.wording flows
+
+A multinomial logistic regression in plain Python: the same sentences give the same table on any machine.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import random
+import sys
+from collections import Counter
+from collections.abc import Sequence
+from operator import add
+from pathlib import Path
+
+from wizard.core.flow import FlowBook, Mark
+from wizard.core.wording import NOBODY, Wording, features
+from wizard.flowfile.source import Problem
+
+TABLE = "words.tsv"
+TOLD = "told"
+
+EPOCHS, RATE, SMOOTHING, DECAY = 12, 0.5, 0.05, 2e-5
+LEAST_SEEN = 2
+KEEP = 0.25
+"""Cells of the table below this change no weight that is shown; they are left out."""
+
+Sentence = tuple[str, str]
+
+
+def read_told(folder: Path) -> list[Sentence]:
+    """(cause, sentence) of each line ``cause|sentence``. Raises ValueError naming file and line otherwise."""
+    found = []
+    for path in sorted((folder / TOLD).glob("*.txt")):
+        for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+            cause, bar, sentence = line.partition("|")
+            if not line.strip() or line.startswith("#"):
+                continue
+            if not bar or not cause.strip() or not sentence.strip():
+                raise ValueError(f"{path}:{number}: a line is cause|sentence")
+            found.append((cause.strip(), sentence.strip()))
+    return found
+
+
+def fingerprint(sentences: Sequence[Sentence]) -> str:
+    """Changes when a sentence does: says whether a table is of these sentences."""
+    return hashlib.sha256("\n".join(f"{c}|{s}" for c, s in sorted(sentences)).encode()).hexdigest()[:16]
+
+
+def learn(sentences: Sequence[Sentence]) -> str:
+    """The table for these sentences, as text."""
+    causes = sorted({c for c, _ in sentences})
+    number = {c: i for i, c in enumerate(causes)}
+    bags = [features(s) for _, s in sentences]
+    seen = Counter(f for bag in bags for f in bag)
+    weights = {f: [0.0] * len(causes) for f, n in sorted(seen.items()) if n >= LEAST_SEEN}
+    speed = dict.fromkeys(weights, 1e-8)
+    data = [([f for f in bag if f in weights], number[c]) for bag, (c, _) in zip(bags, sentences, strict=True)]
+    # a cause with few sentences is no less likely than one with many
+    counts = Counter(c for c, _ in sentences)
+    fair = {number[c]: math.sqrt(len(sentences) / len(causes) / n) for c, n in counts.items()}
+    order = random.Random(7)
+    for _ in range(EPOCHS):
+        order.shuffle(data)
+        for bag, right in data:
+            if bag:
+                _step(weights, speed, bag, right, fair[right])
+    lines = ["\t".join([fingerprint(sentences), *causes])]
+    for feature, row in weights.items():
+        mean = sum(row) / len(row)
+        cells = ",".join(f"{i}:{w - mean:.1f}" for i, w in enumerate(row) if abs(w - mean) >= KEEP)
+        if cells:
+            lines.append(f"{feature}\t{cells}")
+    return "\n".join(lines) + "\n"
+
+
+def _step(
+    weights: dict[str, list[float]], speed: dict[str, float], bag: Sequence[str], right: int, fair: float
+) -> None:
+    size = 1 / math.sqrt(len(bag))
+    scores = [0.0] * len(weights[bag[0]])
+    for feature in bag:
+        scores = list(map(add, scores, weights[feature]))
+    scores = [s * size for s in scores]
+    top = max(scores)
+    shares = [math.exp(s - top) for s in scores]
+    whole = sum(shares)
+    smooth = SMOOTHING / len(scores)
+    gradient = [fair * size * (s / whole - smooth) for s in shares]
+    gradient[right] -= fair * size * (1 - SMOOTHING)
+    square = sum(g * g for g in gradient)
+    for feature in bag:
+        speed[feature] += square
+        rate = RATE / math.sqrt(speed[feature])
+        weights[feature] = [w - rate * g - DECAY * w for w, g in zip(weights[feature], gradient, strict=True)]
+
+
+def load_wording(folder: Path) -> Wording:
+    """The table beside the flows; an empty one where there is none."""
+    try:
+        return Wording((folder / TABLE).read_text(encoding="utf-8"))
+    except OSError:
+        return Wording()
+
+
+def check_wording(folder: Path, book: FlowBook) -> list[Problem]:
+    """What is wrong with the table: causes that are none, or sentences that changed since it was learned."""
+    wording, mark = book.wording, Mark(f"{folder.name}/{TABLE}", 1, 1)
+    problems = [
+        Problem(mark, f'the table of words names "{cause}", which is no cause')
+        for cause in wording.causes
+        if cause not in book.causes and cause != NOBODY
+    ]
+    try:
+        told = read_told(folder)
+    except ValueError as error:
+        return [*problems, Problem(mark, str(error))]
+    if told and wording.fingerprint != fingerprint(told):
+        again = f"python -m wizard.flowfile.wording {folder.name}"
+        problems.append(Problem(mark, f"the sentences of {TOLD}/ changed since it was learned: {again}"))
+    return problems
+
+
+def main(argv: Sequence[str]) -> int:
+    folder = Path(argv[0] if argv else "flows")
+    sentences = read_told(folder)
+    (folder / TABLE).write_text(learn(sentences), encoding="utf-8")
+    print(f"{folder / TABLE}: {len(sentences)} sentences, {(folder / TABLE).stat().st_size} bytes")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
