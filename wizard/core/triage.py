@@ -28,6 +28,9 @@ PRIOR_TOLD = -1.0
 TELLING = 0.8
 """A choice of words that speaks for a cause at least this strongly says that something is wrong."""
 
+BESIDE_A_LOG = 0.5
+"""Share of its weight that a choice of words keeps where the log itself leads with a failure."""
+
 DAMPING = 0.5
 """Words of one text depend on each other: the strongest counts whole, the next a half, and so on."""
 
@@ -194,12 +197,14 @@ def _worded(book: FlowBook, env: Env) -> Iterable[Found]:
     words = env("symptom.words")
     if words is None or not isinstance(words.x, tuple):
         return
+    share = BESIDE_A_LOG if env("log.signature") is not None else 1.0
     for item in book.wording.weigh(str(w) for w in words.x):
         if item.cause in book.causes:
             best = ", ".join(item.words)
             reading = (("symptom.words", Value(best, words.trust, words.source)),)
             way = "for this" if item.weight > 0 else "for other trouble"
-            yield Found("wording", item.cause, item.weight, f"people use these words {way}: {best}", reading)
+            says = f"people use these words {way}: {best}"
+            yield Found("wording", item.cause, item.weight * share, says, reading)
 
 
 def _damped(found: Sequence[Found]) -> Iterable[Evidence]:
