@@ -14,18 +14,18 @@ from wizard.core.wording import MOST_AGAINST, MOST_FEATURES, MOST_FOR, NOBODY, W
 from wizard.flowfile.load import load_book
 from wizard.flowfile.resources import flows_dir
 from wizard.flowfile.source import FlowFileError
-from wizard.flowfile.wording import TABLE, TOLD, learn, load_wording, read_told
+from wizard.flowfile.wording import TABLE, TOLD, Sentence, learn, load_wording, read_told
 from wizard.session.driver import Driver
 
 BOOK = load_book(flows_dir(), proven=True)
 
 TWO = [
-    ("ttft_high", "the first token is late"),
-    ("ttft_high", "first tokens come late for long prompts"),
-    ("port_in_use", "the port is taken"),
-    ("port_in_use", "another server holds the port"),
-    (NOBODY, "the server is fine"),
-    (NOBODY, "all is fine with the server"),
+    Sentence("ttft_high", "the first token is late"),
+    Sentence("ttft_high", "first tokens come late for long prompts"),
+    Sentence("port_in_use", "the port is taken"),
+    Sentence("port_in_use", "another server holds the port"),
+    Sentence(NOBODY, "the server is fine"),
+    Sentence(NOBODY, "all is fine with the server"),
 ]
 
 
@@ -52,8 +52,20 @@ def test_the_table_that_ships_is_of_the_sentences_that_ship() -> None:
     assert learn(read_told(flows_dir())) == load_wording(flows_dir()).text
 
 
+def test_what_was_observed_counts_more(tmp_path: Path) -> None:
+    (tmp_path / TOLD).mkdir()
+    (tmp_path / TOLD / "observed.txt").write_text("ttft_high|late\n", encoding="utf-8")
+    (tmp_path / TOLD / "thought.txt").write_text("ttft_high|slow\n", encoding="utf-8")
+    assert [s.counts for s in read_told(tmp_path)] == [3.0, 1.0]
+    sides = [[Sentence("ttft_high", "late", n), Sentence("itl_high", "late", 1.0)] * 4 for n in (1.0, 3.0)]
+    once, thrice = (Wording(learn([*TWO, *told])).weigh(features("late")) for told in sides)
+    weight = {c.cause: c.weight for c in once}["ttft_high"]
+    assert thrice[0].cause == "ttft_high"
+    assert weight < thrice[0].weight
+
+
 def test_every_cause_has_sentences() -> None:
-    told = {cause for cause, _ in read_told(flows_dir())}
+    told = {sentence.cause for sentence in read_told(flows_dir())}
     assert told == {*BOOK.causes, NOBODY}
 
 
@@ -89,7 +101,7 @@ def test_no_words_weigh_more_than_they_may(text: str) -> None:
         assert -MOST_AGAINST <= item.weight <= MOST_FOR
 
 
-@pytest.mark.parametrize("sentence", [s for c, s in read_told(flows_dir()) if c == NOBODY][::8])
+@pytest.mark.parametrize("sentence", [s.text for s in read_told(flows_dir()) if s.cause == NOBODY][::8])
 async def test_words_of_no_trouble_accuse_nobody(sentence: str, tmp_path: Path) -> None:
     (tmp_path / "empty.log").write_text("")
     driver = Driver(BOOK, read_only=True, window_s=0.1)

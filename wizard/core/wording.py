@@ -18,7 +18,7 @@ NOBODY = "none"
 SCALE = 0.7
 """Log-odds a unit of score: more gained nothing on incidents that are not among the sentences."""
 
-MOST_FOR, MOST_AGAINST, LEAST = 2.0, 1.0, 0.3
+MOST_FOR, MOST_AGAINST, LEAST = 3.0, 2.0, 0.3
 """A choice of words alone is at most this strong, and below LEAST it is not worth a line."""
 
 MOST_FEATURES = 400

@@ -15,6 +15,7 @@ from collections import Counter
 from collections.abc import Sequence
 from operator import add
 from pathlib import Path
+from typing import NamedTuple
 
 from wizard.core.flow import FlowBook, Mark
 from wizard.core.wording import NOBODY, Wording, features
@@ -28,46 +29,61 @@ LEAST_SEEN = 2
 KEEP = 0.25
 """Cells of the table below this change no weight that is shown; they are left out."""
 
-Sentence = tuple[str, str]
+OBSERVED, OBSERVED_COUNTS = "observed", 3.0
+"""What was said of a real incident teaches more than what was thought up: files named so count more."""
+
+
+class Sentence(NamedTuple):
+    """A line of ``told/``: a cause, what people say when it is at work, and how much it counts."""
+
+    cause: str
+    text: str
+    counts: float = 1.0
 
 
 def read_told(folder: Path) -> list[Sentence]:
-    """(cause, sentence) of each line ``cause|sentence``. Raises ValueError naming file and line otherwise."""
+    """Each line ``cause|sentence``. Raises ValueError naming file and line for any other."""
     found = []
     for path in sorted((folder / TOLD).glob("*.txt")):
+        counts = OBSERVED_COUNTS if path.stem.startswith(OBSERVED) else 1.0
         for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
             cause, bar, sentence = line.partition("|")
             if not line.strip() or line.startswith("#"):
                 continue
             if not bar or not cause.strip() or not sentence.strip():
                 raise ValueError(f"{path}:{number}: a line is cause|sentence")
-            found.append((cause.strip(), sentence.strip()))
+            found.append(Sentence(cause.strip(), sentence.strip(), counts))
     return found
 
 
 def fingerprint(sentences: Sequence[Sentence]) -> str:
     """Changes when a sentence does: says whether a table is of these sentences."""
-    return hashlib.sha256("\n".join(f"{c}|{s}" for c, s in sorted(sentences)).encode()).hexdigest()[:16]
+    return hashlib.sha256(
+        "\n".join(f"{s.cause}|{s.text}|{s.counts:g}" for s in sorted(sentences)).encode()
+    ).hexdigest()[:16]
 
 
 def learn(sentences: Sequence[Sentence]) -> str:
     """The table for these sentences, as text."""
-    causes = sorted({c for c, _ in sentences})
+    causes = sorted({s.cause for s in sentences})
     number = {c: i for i, c in enumerate(causes)}
-    bags = [features(s) for _, s in sentences]
+    bags = [features(s.text) for s in sentences]
     seen = Counter(f for bag in bags for f in bag)
     weights = {f: [0.0] * len(causes) for f, n in sorted(seen.items()) if n >= LEAST_SEEN}
     speed = dict.fromkeys(weights, 1e-8)
-    data = [([f for f in bag if f in weights], number[c]) for bag, (c, _) in zip(bags, sentences, strict=True)]
     # a cause with few sentences is no less likely than one with many
-    counts = Counter(c for c, _ in sentences)
-    fair = {number[c]: math.sqrt(len(sentences) / len(causes) / n) for c, n in counts.items()}
+    many = Counter(s.cause for s in sentences)
+    fair = {c: math.sqrt(len(sentences) / len(causes) / n) for c, n in many.items()}
+    data = [
+        ([f for f in bag if f in weights], number[s.cause], fair[s.cause] * s.counts)
+        for bag, s in zip(bags, sentences, strict=True)
+    ]
     order = random.Random(7)
     for _ in range(EPOCHS):
         order.shuffle(data)
-        for bag, right in data:
+        for bag, right, counts in data:
             if bag:
-                _step(weights, speed, bag, right, fair[right])
+                _step(weights, speed, bag, right, counts)
     lines = ["\t".join([fingerprint(sentences), *causes])]
     for feature, row in weights.items():
         mean = sum(row) / len(row)
@@ -78,7 +94,7 @@ def learn(sentences: Sequence[Sentence]) -> str:
 
 
 def _step(
-    weights: dict[str, list[float]], speed: dict[str, float], bag: Sequence[str], right: int, fair: float
+    weights: dict[str, list[float]], speed: dict[str, float], bag: Sequence[str], right: int, counts: float
 ) -> None:
     size = 1 / math.sqrt(len(bag))
     scores = [0.0] * len(weights[bag[0]])
@@ -89,8 +105,8 @@ def _step(
     shares = [math.exp(s - top) for s in scores]
     whole = sum(shares)
     smooth = SMOOTHING / len(scores)
-    gradient = [fair * size * (s / whole - smooth) for s in shares]
-    gradient[right] -= fair * size * (1 - SMOOTHING)
+    gradient = [counts * size * (s / whole - smooth) for s in shares]
+    gradient[right] -= counts * size * (1 - SMOOTHING)
     square = sum(g * g for g in gradient)
     for feature in bag:
         speed[feature] += square
