@@ -123,3 +123,47 @@ def test_wrapping() -> None:
     assert brief(text).endswith(".")
     assert len(brief(text)) <= 240
     assert len(brief("x" * 1000)) == 240
+
+
+@pytest.mark.parametrize(
+    ("body", "endpoint", "cause"),
+    [
+        ({"messages": [{"role": "user", "content": "x"}], "max_tokens": -3}, "", "sampling_params"),
+        ({"messages": [{"role": "user", "content": "x"}]}, "/v1/completions", "bad_request"),
+        ({"messages": [{"role": "user", "content": "x"}]}, "", None),
+    ],
+)
+def test_a_body_is_judged_without_a_server(
+    body: object,
+    endpoint: str,
+    cause: str | None,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr("wizard.server.discovery.find_servers", lambda: [])
+    path = tmp_path / "body.json"
+    path.write_text(json.dumps(body), encoding="utf-8")
+    words = ("check", "--request", str(path), "--endpoint", endpoint)
+    assert run((*words, "--json")) == (1 if cause else 3)
+    doc = shapes.document(capsys.readouterr().out, shapes.CHECK)
+    assert [c["id"] for c in doc["causes"]] == ([cause] if cause else [])
+    for remedy in (r for c in doc["causes"] for r in c["remedies"]):
+        assert not remedy.get("set"), "a fault of the body is not mended by a flag of the server"
+    assert run(words) == (1 if cause else 3)
+    out, err = capsys.readouterr()
+    assert "sgl-wizard fix" not in err
+    assert ("nothing in it" in out) == (cause is None)
+
+
+@pytest.mark.parametrize(
+    ("end", "note"),
+    [(None, "as of the last line"), ("INFO:     Finished server process [7]", "orderly stop")],
+)
+def test_a_healthy_log_says_as_of_when(
+    end: str | None, note: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    log = tmp_path / "server.log"
+    log.write_text("\n".join([*HEALTHY, *([end] if end else [])]), encoding="utf-8")
+    assert run(("check", "--log", str(log))) == 0
+    assert note in capsys.readouterr().out

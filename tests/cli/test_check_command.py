@@ -43,9 +43,10 @@ def test_nothing_wrong_is_an_answer(capsys: pytest.CaptureFixture[str]) -> None:
     assert [f["rule"] for f in doc["command_line"]["findings"]] == ["open_to_all"]
     assert run(("check", *words)) == 0
     out, err = capsys.readouterr()
-    assert out.startswith("NOTHING WRONG with this command line for SGLang 0.5.13.")
-    assert "note" in out
+    assert out.startswith("NO ERROR, but something to note, with this command line for SGLang 0.5.13.\n  note ")
     assert err == ""
+    assert run(("check", *words[:1], HEAD, *words[2:])) == 0
+    assert capsys.readouterr().out == "NOTHING WRONG with this command line for SGLang 0.5.13.\n"
 
 
 def test_a_version_that_is_not_known_is_said(capsys: pytest.CaptureFixture[str]) -> None:

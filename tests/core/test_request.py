@@ -29,6 +29,17 @@ USER = {"role": "user", "content": "Hello"}
         ({"messages": [USER], "top_p": 0}, ["bad_sampling"]),
         ({"messages": [USER], "top_p": "0.9"}, ["bad_sampling"]),
         ({"messages": [USER], "top_k": 0}, ["bad_sampling"]),
+        ({"messages": [USER], "max_tokens": -3}, ["bad_sampling"]),
+        ({"messages": [USER], "max_tokens": 0}, []),
+        ({"prompt": "x", "max_tokens": 0}, ["bad_sampling"]),
+        ({"text": "x", "sampling_params": {"max_new_tokens": -1}}, ["bad_sampling"]),
+        ({"text": "x", "sampling_params": {"regex": "a", "ebnf": "b"}}, ["bad_sampling"]),
+        ({"messages": [USER], "repetition_penalty": 0}, ["bad_sampling"]),
+        ({"messages": [USER], "temperature": 10**400}, []),
+        ({"messages": [USER], "temperature": float("nan")}, ["bad_sampling"]),
+        ({"messages": [{"role": "System", "content": "x"}]}, []),
+        ({"messages": [{"role": "USER", "content": "x"}]}, ["bad_role"]),
+        ({"messages": [{"role": ["user"], "content": "x"}]}, ["bad_role"]),
         ({"text": "x", "max_new_tokens": 5}, ["loose_sampling"]),
         ({"text": "x", "sampling_params": {"temperature": -2}}, ["bad_sampling"]),
         ({"sampling_params": {}}, ["no_text"]),
@@ -37,6 +48,28 @@ USER = {"role": "user", "content": "Hello"}
 )
 def test_what_is_wrong_with_a_body(body: object, problems: list[str]) -> None:
     assert [i for i, _ in examine(json.dumps(body)).problems] == problems
+
+
+@pytest.mark.parametrize(
+    ("body", "endpoint", "problems"),
+    [
+        ({"messages": [USER]}, "/v1/completions", ["wrong_endpoint"]),
+        ({"prompt": "x"}, "http://127.0.0.1:30000/v1/chat/completions", ["wrong_endpoint"]),
+        ({"prompt": "x"}, "/v1/completions?x=1", []),
+        ({"text": "x"}, "/v1/chat/completions", ["wrong_endpoint"]),
+        ({"messages": [USER]}, "/generate", ["no_text"]),
+        ({"input": "x"}, "", []),
+    ],
+)
+def test_a_body_at_the_wrong_endpoint(body: object, endpoint: str, problems: list[str]) -> None:
+    assert [i for i, _ in examine(json.dumps(body), endpoint).problems] == problems
+
+
+def test_bounds_are_said_as_a_person_would() -> None:
+    (problem,) = examine(json.dumps({"messages": [USER], "temperature": -1})).problems
+    assert problem[1] == "temperature is -1; it has to be at least 0"
+    (problem,) = examine(json.dumps({"messages": [USER], "top_p": 0})).problems
+    assert problem[1] == "top_p is 0; it has to be above 0 and at most 1"
 
 
 def test_a_torn_body_is_pointed_at() -> None:

@@ -49,6 +49,6 @@ def run(args: argparse.Namespace) -> int:
     else:
         for line in missing_lines(state):
             say(line)
-    if state.verdict == "problem":
+    if state.verdict == "problem" and (target.is_live or target.launch or target.command_text):
         say("To apply a remedy and measure it: sgl-wizard fix (same target).")
     return CODES[state.verdict]

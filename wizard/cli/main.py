@@ -52,6 +52,9 @@ def build_parser() -> argparse.ArgumentParser:
     group.add_argument("--metrics", metavar="FILE", help="a saved /metrics page")
     group.add_argument("--symptom", metavar="STR", default="", help="what hurts, in words")
     group.add_argument("--request", metavar="FILE", help="the body of a request that fails; it is not sent")
+    group.add_argument(
+        "--endpoint", metavar="PATH", default="", help="where --request was sent, e.g. /generate"
+    )
     group.add_argument("--hardware", metavar="STR", default="", help="the cards, in words")
     group.add_argument(
         "--local",

@@ -47,6 +47,8 @@ def resolve(args: argparse.Namespace, *, relaunch: bool = False) -> Target:
             return _saved(args, relaunch or args.local)
         else:
             found = find_servers()
+            if not found and not relaunch and (getattr(args, "request", None) or args.symptom):
+                return _saved(args, False)  # a body or words can be judged without a server
             if not found:
                 raise CliError(
                     "no SGLang server runs on this host. Give --url, --pid, or --log FILE of one that is down; "
@@ -64,6 +66,7 @@ def resolve(args: argparse.Namespace, *, relaunch: bool = False) -> Target:
     changes: dict[str, str] = {"symptom": args.symptom, "hardware": args.hardware}
     if getattr(args, "request", None) is not None:
         changes["request_path"] = _readable(args.request)
+        changes["request_endpoint"] = args.endpoint
     if args.log is not None:
         changes["log_path"] = _readable(args.log)
     if args.sglang_version:
@@ -124,6 +127,7 @@ def _saved(args: argparse.Namespace, local: bool) -> Target:
         command_text=args.command_text or "",
         version=args.sglang_version or target.version,
         request_path=_readable(args.request) if getattr(args, "request", None) else None,
+        request_endpoint=getattr(args, "endpoint", ""),
         symptom=args.symptom,
         hardware=args.hardware,
     )

@@ -7,8 +7,9 @@ Shapes are those of recorded requests against 0.5.10 to 0.5.23.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 MOST_BYTES = 4_000_000
@@ -18,6 +19,15 @@ LETTERS_A_TOKEN = 4.0
 """English text; other scripts take more tokens. Only an estimate."""
 
 ROLES = ("system", "user", "assistant", "tool", "developer", "function")
+_HOME = {
+    "prompt": "/v1/completions",
+    "text": "/generate",
+    "input_ids": "/generate",
+    "sampling_params": "/generate",
+    "input": "/v1/embeddings or /v1/responses",
+}
+"""Where a body goes that has this field and no messages."""
+
 STRUCTURED = ("json_schema", "json_object", "structural_tag")
 ENDPOINTS = ("/v1/chat/completions", "/v1/completions", "/generate")
 
@@ -37,7 +47,12 @@ class RequestFacts:
 
 
 def examine(text: str, endpoint: str = "") -> RequestFacts:
-    """Everything that the body itself tells. Never raises."""
+    """Everything that the body itself tells. Never raises.
+
+    ``endpoint``: the path or address that it was sent to; by default the one that its fields belong to.
+    """
+    endpoint = endpoint.partition("?")[0]
+    endpoint = "/" + endpoint.partition("://")[2].partition("/")[2] if "://" in endpoint else endpoint
     if len(text) > MOST_BYTES:
         return RequestFacts(endpoint, (("too_large", f"{len(text)} bytes; at most {MOST_BYTES} are read"),))
     try:
@@ -49,7 +64,7 @@ def examine(text: str, endpoint: str = "") -> RequestFacts:
     if not isinstance(body, dict):
         return RequestFacts(endpoint, (("not_an_object", f"it is a JSON {type(body).__name__}, no object"),))
     endpoint = endpoint or _endpoint_of(body)
-    problems = [*_shape(body, endpoint), *_sampling(_settings(body, endpoint))]
+    problems = [*_shape(body, endpoint), *_sampling(_settings(body, endpoint), endpoint)]
     ids = body.get("input_ids")
     tokens = [x for x in ids if isinstance(x, int)] if isinstance(ids, list) else []
     settings = _settings(body, endpoint)
@@ -74,6 +89,8 @@ def _endpoint_of(body: Mapping[str, Any]) -> str:
         return "/v1/chat/completions"
     if "prompt" in body:
         return "/v1/completions"
+    if "input" in body:
+        return "/v1/embeddings"
     return "/generate" if {"text", "input_ids", "sampling_params"} & body.keys() else "/v1/chat/completions"
 
 
@@ -89,7 +106,10 @@ def _shape(body: Mapping[str, Any], endpoint: str) -> list[tuple[str, str]]:
     found: list[tuple[str, str]] = []
     if endpoint == "/v1/chat/completions":
         messages = body.get("messages")
-        if messages is None:
+        elsewhere = next((key for key in _HOME if key in body), None)
+        if messages is None and elsewhere:
+            found.append(("wrong_endpoint", f'"{elsewhere}" belongs to {_HOME[elsewhere]}'))
+        elif messages is None:
             found.append(("no_messages", 'it has no "messages", which the chat endpoint needs'))
         elif not isinstance(messages, list) or not messages:
             found.append(("empty_messages", '"messages" has to be a list with at least one message'))
@@ -116,40 +136,81 @@ def _messages(messages: list[Any]) -> list[tuple[str, str]]:
             found.append(("bad_message", f"message {number} is no object"))
             continue
         role, content = message.get("role"), message.get("content")
-        if role not in ROLES:
-            found.append(("bad_role", f'message {number} has role "{role}"; there are {", ".join(ROLES)}'))
+        known = isinstance(role, str) and (role in ROLES or (role.lower() in ROLES and role.lower() != "user"))
+        if not known:
+            found.append(
+                ("bad_role", f"message {number} has role {_short(role)}; there are {', '.join(ROLES)}")
+            )
         if content is None and role != "assistant":
-            found.append(("no_content", f"message {number} ({role}) has no content"))
+            found.append(("no_content", f"message {number} ({_short(role)}) has no content"))
         elif not isinstance(content, (str, list, type(None))):
             found.append(("bad_content", f"the content of message {number} is neither text nor a list"))
     return found[:20]
 
 
-_RANGES: tuple[tuple[str, float, float], ...] = (
-    ("temperature", 0.0, 1e9),
-    ("top_p", 1e-9, 1.0),
-    ("min_p", 0.0, 1.0),
-    ("frequency_penalty", -2.0, 2.0),
-    ("presence_penalty", -2.0, 2.0),
-    ("repetition_penalty", 0.0, 2.0),
+@dataclass(frozen=True)
+class _Range:
+    """Where a sampling setting may lie; ``open_low``: the lower end itself is refused."""
+
+    name: str
+    low: float
+    high: float | None = None
+    open_low: bool = False
+
+    def takes(self, x: float) -> bool:
+        if (isinstance(x, float) and not math.isfinite(x)) or x < self.low or (self.open_low and x == self.low):
+            return False
+        return self.high is None or x <= self.high
+
+    def __str__(self) -> str:
+        low = f"{'above' if self.open_low else 'at least'} {self.low:g}"
+        return low if self.high is None else f"{low} and at most {self.high:g}"
+
+
+_RANGES = (
+    _Range("temperature", 0.0),
+    _Range("top_p", 0.0, 1.0, open_low=True),
+    _Range("min_p", 0.0, 1.0),
+    _Range("frequency_penalty", -2.0, 2.0),
+    _Range("presence_penalty", -2.0, 2.0),
+    _Range("repetition_penalty", 0.0, 2.0, open_low=True),
+    _Range("max_tokens", 0.0),
+    _Range("max_completion_tokens", 0.0),
+    _Range("max_new_tokens", 0.0),
+    _Range("min_tokens", 0.0),
+    _Range("min_new_tokens", 0.0),
 )
 """sampling_params.py of 0.5.20, ``verify``."""
 
+_COMPLETIONS = tuple(replace(r, open_low=True) if r.name == "max_tokens" else r for r in _RANGES)
+"""openai/protocol.py of 0.5.20: /v1/completions refuses max_tokens 0 as well."""
 
-def _sampling(settings: Mapping[str, Any]) -> list[tuple[str, str]]:
+
+def _sampling(settings: Mapping[str, Any], endpoint: str) -> list[tuple[str, str]]:
     found: list[tuple[str, str]] = []
-    for name, low, high in _RANGES:
-        x = settings.get(name)
+    for item in _COMPLETIONS if endpoint == "/v1/completions" else _RANGES:
+        x = settings.get(item.name)
         if x is None:
             continue
         if isinstance(x, bool) or not isinstance(x, (int, float)):
-            found.append(("bad_sampling", f"{name} is {x!r}, no number"))
-        elif not low <= x <= high:
-            found.append(("bad_sampling", f"{name} is {x:g}; it has to lie between {low:g} and {high:g}"))
+            found.append(("bad_sampling", f"{item.name} is {_short(x)}, no number"))
+        elif not item.takes(x):
+            found.append(("bad_sampling", f"{item.name} is {_short(x)}; it has to be {item}"))
     top_k = settings.get("top_k")
     if isinstance(top_k, int) and (top_k == 0 or top_k < -1):
-        found.append(("bad_sampling", f"top_k is {top_k}; it is -1 (all) or at least 1"))
+        found.append(("bad_sampling", f"top_k is {_short(top_k)}; it is -1 (all) or at least 1"))
+    grammars = [
+        name for name in ("json_schema", "regex", "ebnf", "structural_tag") if settings.get(name) is not None
+    ]
+    if len(grammars) > 1:
+        found.append(("bad_sampling", f"{' and '.join(grammars)} exclude each other: give one"))
     return found
+
+
+def _short(x: object) -> str:
+    """A value of a body in few letters."""
+    text = repr(x)
+    return text if len(text) <= 40 else f"{text[:37]}..."
 
 
 def _estimate(body: Mapping[str, Any]) -> int | None:

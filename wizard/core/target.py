@@ -102,6 +102,8 @@ class Target:
     hardware: str = ""
     request_path: str | None = None
     """A request body that fails, in a file."""
+    request_endpoint: str = ""
+    """Where it was sent; empty for where its fields belong."""
     remote: bool = False
     """Known by its address alone: its process cannot be seen from here."""
     local: bool = False
@@ -141,6 +143,7 @@ class Target:
             "symptom": self.symptom,
             "hardware": self.hardware,
             "request_path": self.request_path,
+            "request_endpoint": self.request_endpoint,
             "remote": self.remote,
             "local": self.local,
             "note": self.note,

@@ -32,7 +32,7 @@ class ToldProbe:
                 values["symptom.words"] = Value(features(accusing(text)), Trust.REPORTED, place)
         values.update(of_hardware(ctx.target.hardware))
         if ctx.target.request_path:
-            values.update(await in_thread(of_request, ctx.target.request_path))
+            values.update(await in_thread(of_request, ctx.target.request_path, ctx.target.request_endpoint))
         if not values:
             raise NoData("nobody told anything", "give --symptom TEXT, --hardware TEXT or --command STR")
         return ProbeResult("told", Outcome.OK, values)
@@ -52,7 +52,7 @@ def of_hardware(text: str) -> dict[str, Value]:
     return {k: Value(x, Trust.DOCUMENTED, "hardware told") for k, x in known.items() if x is not None}
 
 
-def of_request(path: str) -> dict[str, Value]:
+def of_request(path: str, endpoint: str = "") -> dict[str, Value]:
     """A request body as readings. Raises Unavailable when the file cannot be read."""
     try:
         with open(path, "rb") as file:
@@ -60,7 +60,7 @@ def of_request(path: str) -> dict[str, Value]:
     except OSError as error:
         why = f"the request {path} cannot be read: {error.strerror}"
         raise Unavailable(why, "give --request FILE") from None
-    facts = examine(text)
+    facts = examine(text, endpoint)
     known: dict[str, Scalar | None] = {
         "request.problems": tuple(i for i, _ in facts.problems),
         "request.says": tuple(clean(redact_text(says)) for _, says in facts.problems),

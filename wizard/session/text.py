@@ -51,14 +51,16 @@ def finding_lines(state: SessionState, offers: dict[str, tuple[Offer, ...]]) -> 
     if not causes:
         if state.verdict == "healthy" and _of_command(state):
             version = state.snapshot.get("command.checked_version")
-            said = f"NOTHING WRONG with this command line for SGLang {version.x if version else '?'}."
+            noted = state.snapshot.get("command.notes_say")
+            held = "NOTHING WRONG" if noted is None or not noted.x else "NO ERROR, but something to note,"
+            said = f"{held} with this command line for SGLang {version.x if version else '?'}."
             return [said, *launch_lines(state)]
         if state.verdict == "healthy":
             return [
                 "HEALTHY: it serves, and no cause of trouble is supported by the readings.",
                 *seen_lines(state),
             ]
-        return ["CANNOT TELL from what could be seen.", *missing_lines(state)]
+        return ["CANNOT TELL from what could be seen.", *request_lines(state), *missing_lines(state)]
     lines: list[str] = []
     for index, hypothesis in enumerate(causes):
         if index:
@@ -70,6 +72,14 @@ def finding_lines(state: SessionState, offers: dict[str, tuple[Offer, ...]]) -> 
             ):
                 lines.extend(offer_lines(offer))
     return lines
+
+
+def request_lines(state: SessionState) -> list[str]:
+    """What a given request body is cleared of: its form, not what the server makes of it."""
+    problems, endpoint = (state.snapshot.get(name) for name in ("request.problems", "request.endpoint"))
+    if problems is None or problems.x or endpoint is None:
+        return []
+    return row("request", f"{problems.source}: nothing in it that {endpoint.x} would refuse by its form")
 
 
 def _of_command(state: SessionState) -> bool:
@@ -117,7 +127,17 @@ def seen_lines(state: SessionState) -> list[str]:
         if value is not None and isinstance(value.x, (int, float)):
             shown = f"{value.x:.0%}" if name == "kv.usage" else show(value.x)
             parts.append(words.format(shown))
-    return row("seen", ", ".join(parts)) if parts else []
+    lines = row("seen", ", ".join(parts)) if parts else []
+    target, phase = state.target, state.snapshot.get("log.phase")
+    if target is not None and target.log_path and _is_saved(state) and phase is not None:
+        if phase.x == "ended":
+            return [
+                *lines,
+                *row("note", "the log ends with an orderly stop: somebody or something ended the server"),
+            ]
+        rest = "a killed server leaves no line in its log (dmesg -T | grep -i kill)"
+        lines += row("note", f"this is as of the last line; {rest}")
+    return lines
 
 
 _ELSEWHERE = ("the target is a saved log", "the server runs on another machine", "0 is not a port")
