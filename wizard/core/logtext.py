@@ -79,10 +79,26 @@ class Line:
     number: int
 
 
+_BRACKETED = r"(?:[^\[\n]{0,80}\[[^\]\n]{1,80}\](?:: ?| ?)){1,2}(?=\[\d{4}-)"
+"""``[pod/name/container] ``, ``host python[12]: ``, ``[default0]:``: a carrier with brackets of its own."""
+
 _PREFIX = re.compile(
-    r"^[^\[\n]{0,120}\[(?:(\d{4}-\d\d-\d\d) (\d\d:\d\d:\d\d)(?:[.,]\d{1,6})?)?"
+    r"^(?:" + _BRACKETED + r"|[^\[\n]{0,120})\[(?:(\d{4}-\d\d-\d\d) (\d\d:\d\d:\d\d)(?:[.,]\d{1,6})?)?"
     r"((?: ?(?:[A-Z_]{2,12}|DisaggregationMode\.[A-Z]{1,20})\d{0,4}){0,8})\] ?"
 )
+
+
+_CARRIER = re.compile(
+    r"^(?:\[pod/[^\]\s]{1,120}\] "  # kubectl logs --prefix
+    r"|\d{4}-\d\d-\d\dT[\d:.]{8,18}(?:Z|[+-]\d\d:?\d\d)(?: std(?:out|err) [FP])? "  # docker -t, CRI, journald
+    r"(?:[\w.-]{1,60} [\w./-]{1,40}\[\d{1,7}\]: )?"
+    r"|[A-Z][a-z]{2} [ \d]\d \d\d:\d\d:\d\d [\w.-]{1,60} [\w./-]{1,40}\[\d{1,7}\]: "  # journald
+    r"|[\w.-]{1,60}-\d{1,3} {1,40}\| "  # docker compose
+    r"|\([A-Za-z_][\w.:<> -]{0,60}pid=\d{1,7}(?:, ip=[\d.]{7,15})?\) "  # Ray
+    r"|\[default\d{1,4}\]:"  # torchrun
+    r"|\d{1,4}: )"  # srun --label
+)
+"""What carries a log puts this before each line, also before those that have no time of SGLang's."""
 
 
 _TIME_OR_SO = re.compile(
@@ -103,13 +119,14 @@ def _seconds(day: str, clock: str) -> float | None:
 
 
 def read_line(text: str, number: int) -> Line:
-    """A raw line taken apart. A prefix that is not SGLang's stays part of the text."""
+    """A raw line taken apart. A prefix of nobody that is known stays part of the text."""
     match = _PREFIX.match(text[:240])
     if match is None or (match[1] is None and not match[3]):
         vague = _TIME_OR_SO.match(text) if text[:2] == "[2" else None
         if vague is not None:
             return Line(text[vague.end() :], None, "", number)
-        return Line(text, None, "", number)
+        carrier = _CARRIER.match(text)
+        return Line(text[carrier.end() :] if carrier is not None else text, None, "", number)
     stamp = None
     if match[1] is not None:
         stamp = _seconds(match[1], match[2])
