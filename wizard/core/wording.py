@@ -1,7 +1,7 @@
 """Wording: what the choice of words says about causes when no clue's pattern was written for them.
 
 A table of words, learned from sentences that describe each cause (``flows/told/``), gives each cause a
-score. It is a weak witness beside clues and signs: its weight is bounded, and it says which words it saw.
+score. It is one witness beside clues and signs: its weight is bounded, and it says which words it saw.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ from functools import cached_property
 NOBODY = "none"
 """The class of sentences that speak of no trouble, or of none that can be told."""
 
-SCALE = 0.7
-"""Log-odds a unit of score: more gained nothing on incidents that are not among the sentences."""
+SCALE = 1.0
+"""Log-odds a unit of score: the table is a regression's, so one is one."""
 
-MOST_FOR, MOST_AGAINST, LEAST = 3.0, 2.0, 0.3
-"""A choice of words alone is at most this strong, and below LEAST it is not worth a line."""
+MOST_FOR, MOST_AGAINST, LEAST = 4.0, 4.0, 0.3
+"""A choice of words is at most as strong as one good clue, and below LEAST it is not worth a line."""
 
 MOST_FEATURES = 400
 
