@@ -20,6 +20,9 @@ TEXT_CAP = 32_000
 
 QUOTE_CHARS = 80
 
+MOST_TRIES = 20
+"""Matches inside a word that are passed over; bounds the time on a hostile text."""
+
 
 @dataclass(frozen=True)
 class Clue:
@@ -57,12 +60,25 @@ class Clue:
     def _silencer(self) -> re.Pattern[str] | None:
         return re.compile(self.unless, re.I | re.S) if self.unless else None
 
-    def find(self, text: str) -> str | None:
-        """The words that matched, on one line and short; None when nothing did."""
+    def find(self, text: str, *, words: bool = False) -> str | None:
+        """What matched, on one line and short; None when nothing did.
+
+        ``words``: a match that begins inside a word does not count ("changing" is no "hanging").
+        """
         match = self._regex.search(text)
+        for _ in range(MOST_TRIES):
+            if not words or match is None or not _inside_a_word(text, match.start()):
+                break
+            match = self._regex.search(text, match.start() + 1)
+        else:
+            return None
         if match is None or (self._silencer is not None and self._silencer.search(text)):
             return None
         return " ".join(match[0].split())[:QUOTE_CHARS]
+
+
+def _inside_a_word(text: str, at: int) -> bool:
+    return 0 < at < len(text) and text[at - 1].islower() and text[at].islower()
 
 
 _DENIED = re.compile(
@@ -84,7 +100,11 @@ def search(clues: Iterable[Clue], place: str, text: str) -> tuple[tuple[str, ...
     Line breaks count in a log; elsewhere any white space is one blank, as people wrap as they like.
     """
     text = text[:TEXT_CAP] if place == "log" else accusing(text)
-    found = [(c.id, quote) for c in clues if place in c.places and (quote := c.find(text)) is not None]
+    found = [
+        (c.id, quote)
+        for c in clues
+        if place in c.places and (quote := c.find(text, words=place == "symptom")) is not None
+    ]
     return tuple(i for i, _ in found), tuple(q for _, q in found)
 
 
