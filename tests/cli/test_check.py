@@ -153,7 +153,7 @@ def test_a_body_is_judged_without_a_server(
     assert run(words) == (1 if cause else 3)
     out, err = capsys.readouterr()
     assert "sgl-wizard fix" not in err
-    assert ("nothing in it" in out) == (cause is None)
+    assert ("nothing was found in it" in out) == (cause is None)
 
 
 @pytest.mark.parametrize(

@@ -27,7 +27,10 @@ USER = {"role": "user", "content": "Hello"}
         ({"messages": [USER, "x"]}, ["bad_message"]),
         ({"messages": [USER], "temperature": -1}, ["bad_sampling"]),
         ({"messages": [USER], "top_p": 0}, ["bad_sampling"]),
-        ({"messages": [USER], "top_p": "0.9"}, ["bad_sampling"]),
+        ({"messages": [USER], "top_p": "0.9"}, []),
+        ({"messages": [USER], "top_p": "much"}, ["bad_sampling"]),
+        ({"text": "x", "sampling_params": {"top_p": "0.9"}}, ["bad_sampling"]),
+        ({"text": "x", "sampling_params": {"max_tokens": 9}}, ["strange_sampling"]),
         ({"messages": [USER], "top_k": 0}, ["bad_sampling"]),
         ({"messages": [USER], "max_tokens": -3}, ["bad_sampling"]),
         ({"messages": [USER], "max_tokens": 0}, []),
@@ -59,10 +62,32 @@ def test_what_is_wrong_with_a_body(body: object, problems: list[str]) -> None:
         ({"text": "x"}, "/v1/chat/completions", ["wrong_endpoint"]),
         ({"messages": [USER]}, "/generate", ["no_text"]),
         ({"input": "x"}, "", []),
+        ({"text": "x"}, "v1/chat/completions/", ["wrong_endpoint"]),
     ],
 )
 def test_a_body_at_the_wrong_endpoint(body: object, endpoint: str, problems: list[str]) -> None:
     assert [i for i, _ in examine(json.dumps(body), endpoint).problems] == problems
+
+
+def test_an_endpoint_that_is_not_known_is_not_judged() -> None:
+    assert not examine('{"input": "x"}').judged
+    assert not examine('{"text": "x"}', "nonsense").judged
+    assert examine('{"text": "x"}').judged
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("", "it is empty"),
+        ("{'a': 1}", "a Python dict?"),
+        ("[" * 200_000, "nested too deep"),
+        ("9" * 5000, "too long"),
+    ],
+)
+def test_what_is_no_json_is_said_in_words(text: str, says: str) -> None:
+    ((problem, words),) = examine(text).problems
+    assert problem == "malformed_json"
+    assert says in words
 
 
 def test_bounds_are_said_as_a_person_would() -> None:

@@ -56,7 +56,8 @@ def test_what_was_observed_counts_more(tmp_path: Path) -> None:
     (tmp_path / TOLD).mkdir()
     (tmp_path / TOLD / "observed.txt").write_text("ttft_high|late\n", encoding="utf-8")
     (tmp_path / TOLD / "thought.txt").write_text("ttft_high|slow\n", encoding="utf-8")
-    assert [s.counts for s in read_told(tmp_path)] == [3.0, 1.0]
+    (tmp_path / TOLD / "well.txt").write_text("none|fine\n", encoding="utf-8")
+    assert [s.counts for s in read_told(tmp_path)] == [3.0, 1.0, 1.5]
     sides = [[Sentence("ttft_high", "late", n), Sentence("itl_high", "late", 1.0)] * 4 for n in (1.0, 3.0)]
     once, thrice = (Wording(learn([*TWO, *told])).weigh(features("late")) for told in sides)
     weight = {c.cause: c.weight for c in once}["ttft_high"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -74,6 +75,17 @@ def resolve(args: argparse.Namespace, *, relaunch: bool = False) -> Target:
     return replace(target, **changes)  # type: ignore[arg-type]
 
 
+_VERSION = re.compile(
+    r"\bsglang(?:\[\w+\])?[ =~v:-]{0,4}(0\.\d{1,2}\.\d{1,2}(?:\.?(?:post|rc)\d{1,2})?)\b", re.I
+)
+
+
+def _told_version(symptom: str) -> str | None:
+    """The version that a person names in words ("sglang 0.4.1"); None when there is none, or more than one."""
+    found = set(_VERSION.findall(symptom))
+    return found.pop() if len(found) == 1 else None
+
+
 def _refuse_torn(args: argparse.Namespace) -> None:
     """A launch line to judge has to be whole; beside a log or a symptom a torn one is still evidence."""
     from wizard.core.argv import torn_quote
@@ -125,7 +137,7 @@ def _saved(args: argparse.Namespace, local: bool) -> Target:
         log_path=log_path,
         metrics_path=metrics_path,
         command_text=args.command_text or "",
-        version=args.sglang_version or target.version,
+        version=args.sglang_version or target.version or _told_version(args.symptom),
         request_path=_readable(args.request) if getattr(args, "request", None) else None,
         request_endpoint=getattr(args, "endpoint", ""),
         symptom=args.symptom,

@@ -82,8 +82,14 @@ def _inside_a_word(text: str, at: int) -> bool:
 
 
 _DENIED = re.compile(
-    r"\b(?:no|without|never an?|zero) (?:any )?"
-    r"(?:errors?|OOMs?|crash(?:es)?|warnings?|exceptions?|problems?|issues?)\b",
+    r"\b(?:no|without|never an?|zero|nor) (?:(?:any|single|other|more|further|visible|CUDA|NCCL|GPU) ){0,2}"
+    r"(?:errors?|OOMs?|out.of.memory|crash(?:es|ing)?|hangs?|warnings?|exceptions?|problems?|issues?|tracebacks?"
+    r"|time.?outs?|retractions?|restarts?|leaks?|failures?)\b"
+    r"|\b(?:did|does|do|has|have|is|was|are|were)(?:n't| not) "
+    r"(?:crash(?:ed|ing)?|hang(?:ing)?|hung|OOM|fail(?:ed|ing)?|restart(?:ed|ing)?|leak(?:ed|ing)?)\b"
+    r"|\b(?:throughput|latency|TTFT|ITL|memory|network|disk|health) (?:is|are|looks?|was|stays?) "
+    r"(?:ok(?:ay)?|fine|stable|good|normal|healthy|as expected)\b"
+    r"|\bdmesg (?:says|shows|has|knows) nothing|\bnothing in dmesg\b",
     re.I,
 )
 """What a person says is not there accuses nobody."""

@@ -29,6 +29,17 @@ _HOME = {
 """Where a body goes that has this field and no messages."""
 
 STRUCTURED = ("json_schema", "json_object", "structural_tag")
+SAMPLING_NAMES = frozenset(
+    (
+        *("max_new_tokens", "min_new_tokens", "stop", "stop_token_ids", "stop_regex", "temperature", "top_p"),
+        *("top_k", "min_p", "frequency_penalty", "presence_penalty", "repetition_penalty", "n", "beam_width"),
+        *("json_schema", "regex", "ebnf", "structural_tag", "ignore_eos", "skip_special_tokens", "dtype"),
+        *("spaces_between_special_tokens", "no_stop_trim", "stream_interval", "logit_bias", "sampling_seed"),
+        "custom_params",
+    )
+)
+"""sampling_params.py of 0.5.20, and ``dtype`` of versions before 0.4; older versions take fewer."""
+
 ENDPOINTS = ("/v1/chat/completions", "/v1/completions", "/generate")
 
 
@@ -44,6 +55,8 @@ class RequestFacts:
     schema: bool = False
     stream: bool = False
     largest_id: int | None = None
+    judged: bool = True
+    """False where the endpoint's fields are not known here."""
 
 
 def examine(text: str, endpoint: str = "") -> RequestFacts:
@@ -52,15 +65,14 @@ def examine(text: str, endpoint: str = "") -> RequestFacts:
     ``endpoint``: the path or address that it was sent to; by default the one that its fields belong to.
     """
     endpoint = endpoint.partition("?")[0]
-    endpoint = "/" + endpoint.partition("://")[2].partition("/")[2] if "://" in endpoint else endpoint
+    endpoint = endpoint.partition("://")[2].partition("/")[2] if "://" in endpoint else endpoint
+    endpoint = f"/{endpoint.strip('/')}" if endpoint else ""
     if len(text) > MOST_BYTES:
         return RequestFacts(endpoint, (("too_large", f"{len(text)} bytes; at most {MOST_BYTES} are read"),))
     try:
         body = json.loads(text)
     except (ValueError, RecursionError) as error:
-        where = f"line {error.lineno}, column {error.colno}" if isinstance(error, json.JSONDecodeError) else ""
-        words = error.msg if isinstance(error, json.JSONDecodeError) else "nested too deep"
-        return RequestFacts(endpoint, (("malformed_json", f"it is not JSON: {words} ({where})"),))
+        return RequestFacts(endpoint, (("malformed_json", f"it is not JSON: {_not_json(text, error)}"),))
     if not isinstance(body, dict):
         return RequestFacts(endpoint, (("not_an_object", f"it is a JSON {type(body).__name__}, no object"),))
     endpoint = endpoint or _endpoint_of(body)
@@ -81,7 +93,17 @@ def examine(text: str, endpoint: str = "") -> RequestFacts:
         or any(settings.get(k) for k in ("json_schema", "regex", "ebnf")),
         body.get("stream") is True,
         max(tokens, default=None),
+        endpoint in ENDPOINTS,
     )
+
+
+def _not_json(text: str, error: ValueError | RecursionError) -> str:
+    if not text.strip():
+        return "it is empty"
+    if isinstance(error, json.JSONDecodeError):
+        python = " (a Python dict? JSON has double quotes)" if text.lstrip()[:2] in ("{'", "['") else ""
+        return f"{error.msg}, line {error.lineno}, column {error.colno}{python}"
+    return "nested too deep" if isinstance(error, RecursionError) else "a number in it is too long"
 
 
 def _endpoint_of(body: Mapping[str, Any]) -> str:
@@ -123,6 +145,11 @@ def _shape(body: Mapping[str, Any], endpoint: str) -> list[tuple[str, str]]:
     elif endpoint == "/generate":
         if not {"text", "input_ids", "input_embeds"} & body.keys():
             found.append(("no_text", 'it has neither "text" nor "input_ids"'))
+        inner = body.get("sampling_params")
+        strange = sorted(str(k) for k in inner if k not in SAMPLING_NAMES) if isinstance(inner, dict) else []
+        if strange:
+            names = ", ".join(_short(k) for k in strange[:5])
+            found.append(("strange_sampling", f"{names}: no name in sampling_params (an error 500)"))
         loose = sorted({"temperature", "top_p", "top_k", "max_new_tokens", "max_tokens", "stop"} & body.keys())
         if loose:
             found.append(("loose_sampling", f'{", ".join(loose)} belong into "sampling_params" here: ignored'))
@@ -192,6 +219,11 @@ def _sampling(settings: Mapping[str, Any], endpoint: str) -> list[tuple[str, str
         x = settings.get(item.name)
         if x is None:
             continue
+        if isinstance(x, (str, bool)) and endpoint.startswith("/v1/"):
+            try:
+                x = float(x)  # these endpoints take "0.7" and true for numbers (pydantic's lax mode)
+            except ValueError:
+                pass
         if isinstance(x, bool) or not isinstance(x, (int, float)):
             found.append(("bad_sampling", f"{item.name} is {_short(x)}, no number"))
         elif not item.takes(x):

@@ -180,6 +180,7 @@ command.notes_say | words | the same in words, one for each of command.notes | s
 request.problems | words | what is wrong with the request that a person gave, by id | told
 request.says | words | the same in words, one for each of request.problems | told
 request.endpoint | text | where the given request goes | told
+request.judged | bool | the fields of its endpoint are known here | told
 request.prompt_tokens | tokens | its prompt, counted or estimated by its letters | told
 request.max_tokens | tokens | the output that it asks for at most | told
 request.largest_id | token id | the largest of its input_ids | told

@@ -23,7 +23,10 @@ MOST_FOR, MOST_AGAINST, LEAST = 4.0, 4.0, 0.3
 
 MOST_FEATURES = 400
 
-_WORD = re.compile(r"[a-z]+(?:'t)?|\d+")
+FULL_WORDS = 5
+"""Fewer known words than this say less each: one stray word names no cause."""
+
+_WORD = re.compile(r"[a-z]{2,}(?:'t)?|\d+")
 _NAME = re.compile(r"[a-z]+(?:_[a-z]+)+")
 _ENDINGS = ("ings", "ing", "edly", "ed", "es", "s")
 
@@ -78,7 +81,7 @@ class Wording:
         rows = self._rows(frozenset(found))
         if not rows:
             return ()
-        size = math.sqrt(len(rows))
+        size = math.sqrt(max(len(rows), FULL_WORDS))
         score = {c: sum(row.get(c, 0.0) for row in rows.values()) / size for c in self.causes}
         floor = max(score.get(NOBODY, 0.0), 0.0)
         weighed = []
@@ -88,7 +91,9 @@ class Wording:
                 continue
             sign = 1 if weight > 0 else -1
             best = sorted(rows, key=lambda f: -sign * rows[f].get(cause, 0.0))[:3]
-            weighed.append(Weighed(cause, weight, tuple(f for f in best if sign * rows[f].get(cause, 0.0) > 0)))
+            words = tuple(f for f in best if sign * rows[f].get(cause, 0.0) > 0)
+            if words:
+                weighed.append(Weighed(cause, weight, words))
         return tuple(sorted(weighed, key=lambda w: (-w.weight, w.cause)))
 
     def _rows(self, found: frozenset[str]) -> Mapping[str, Mapping[str, float]]:

@@ -65,6 +65,7 @@ def of_request(path: str, endpoint: str = "") -> dict[str, Value]:
         "request.problems": tuple(i for i, _ in facts.problems),
         "request.says": tuple(clean(redact_text(says)) for _, says in facts.problems),
         "request.endpoint": facts.endpoint or None,
+        "request.judged": facts.judged,
         "request.prompt_tokens": facts.prompt_tokens,
         "request.max_tokens": facts.max_tokens,
         "request.largest_id": facts.largest_id,

@@ -64,7 +64,7 @@ def corrections(
     names = ", ".join(dict.fromkeys(f.flag for f in errors if f.flag)) or "the command"
     title = f"Write {names} as SGLang {catalogue.version} takes it"
     if not known:
-        title = f"Take out {names}" if takes_out else f"Correct {names}"
+        title = f"Take out {', '.join(dict.fromkeys(takes_out))}" if takes_out else f"Correct {names}"
     remedy = Remedy(
         id="write_flags_right",
         title=title,

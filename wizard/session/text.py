@@ -56,8 +56,11 @@ def finding_lines(state: SessionState, offers: dict[str, tuple[Offer, ...]]) -> 
             said = f"{held} with this command line for SGLang {version.x if version else '?'}."
             return [said, *launch_lines(state)]
         if state.verdict == "healthy":
+            phase = state.snapshot.get("log.phase")
+            ended = _is_saved(state) and phase is not None and phase.x == "ended"
+            held = "it served until it was told to stop" if ended else "it serves"
             return [
-                "HEALTHY: it serves, and no cause of trouble is supported by the readings.",
+                f"HEALTHY: {held}, and no cause of trouble is supported by the readings.",
                 *seen_lines(state),
             ]
         return ["CANNOT TELL from what could be seen.", *request_lines(state), *missing_lines(state)]
@@ -79,7 +82,12 @@ def request_lines(state: SessionState) -> list[str]:
     problems, endpoint = (state.snapshot.get(name) for name in ("request.problems", "request.endpoint"))
     if problems is None or problems.x or endpoint is None:
         return []
-    return row("request", f"{problems.source}: nothing in it that {endpoint.x} would refuse by its form")
+    judged = state.snapshot.get("request.judged")
+    if judged is not None and judged.x is False:
+        return row("request", f"{problems.source}: {endpoint.x} is no endpoint whose fields are known here")
+    return row(
+        "request", f"{problems.source}: nothing was found in it that {endpoint.x} would refuse by its form"
+    )
 
 
 def _of_command(state: SessionState) -> bool:
@@ -208,7 +216,12 @@ def brief(text: str, most: int = 240) -> str:
 
 def cause_lines(hypothesis: Hypothesis, first: bool = True) -> list[str]:
     head = "CAUSE" if first else "also possible"
-    lines = [f"{head}: {hypothesis.cause.title}  [{hypothesis.cause.id}, {hypothesis.confidence:.0%}]"]
+    named_so = f"{hypothesis.cause.title}  [{hypothesis.cause.id}, {hypothesis.confidence:.0%}]"
+    lines = (
+        [f"{head}: {named_so}"]
+        if len(head) + 2 + len(named_so) <= WIDTH
+        else wrapped(named_so, f"{head}: ", "  ")
+    )
     for evidence in hypothesis.supporting:
         lines += row("for", brief(evidence.says))
     for evidence in hypothesis.against:
