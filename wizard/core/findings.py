@@ -150,6 +150,8 @@ def examine(
                 found[found.index(same[0])] = replace(same[0], why=one.why, edits=one.edits, rule="")
             elif one.flag not in blamed:
                 found.append(one)
+    fatal = {(f.kind, f.flag) for f in found if f.ends_start}
+    found = [f for f in found if f.ends_start or (f.kind, f.flag) not in fatal]
     found.sort(key=lambda f: not f.ends_start)
     return Checked(catalogue.version, tuple(dict.fromkeys(found)))
 

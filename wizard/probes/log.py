@@ -81,6 +81,7 @@ def readings_of(view: LogView, path: str, now: float | None) -> ProbeResult:
     if lead is not None:
         error = clean(redact_text(lead.text))[:ERROR_CHARS].replace("\n", " ")
         values["log.signature"] = Value(lead.signature.id, source=at(lead.number))
+        values["log.failed_in"] = Value(lead.phase, source=at(lead.number))
         values["log.error"] = Value(error, Trust.REPORTED, at(lead.number))
     values.update(_load(story, view, now, name))
     return ProbeResult("log", Outcome.OK, values, _passed_over(view))

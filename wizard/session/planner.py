@@ -53,7 +53,15 @@ def make_offers(
         computed = corrections(cause, target, snapshot, catalogue, book)
         # a flag without a right spelling of its own is replaced by another setting: flows know which
         offers = [*computed, *(o for o in offers if o.intents or not computed)]
+    if not knows_command(target, snapshot):
+        # nobody said that such a flag is there: what helps without it comes first
+        return tuple(sorted(offers, key=lambda o: bool(o.intents) and all(v is None for _, v in o.intents)))
     return tuple(sorted(offers, key=lambda o: (o.plan is None, bool(o.why_not) and not o.intents)))
+
+
+def knows_command(target: Target, snapshot: Snapshot) -> bool:
+    """Whether the launch command, or the settings that came of it, can be seen."""
+    return target.launch is not None or bool(target.command_text) or snapshot.get("server.tp_size") is not None
 
 
 def make_offer(remedy: Remedy, cause: Cause, target: Target, snapshot: Snapshot, catalogue: Catalogue) -> Offer:

@@ -22,6 +22,10 @@ from wizard.core.triage import Hypothesis, named
 WIDTH = 100
 MARKS = {"pending": " ", "active": "*", "done": "+", "failed": "x", "skipped": "-"}
 
+MOST_REMEDIES = 6
+MOST_REMEDIES_BESIDE = 2
+"""So many are said of the first cause, and of each other one; ``--json`` has them all."""
+
 _WORTH_SAYING_S = 0.1
 """A stage that took less is said without its time."""
 
@@ -69,12 +73,29 @@ def finding_lines(state: SessionState, offers: dict[str, tuple[Offer, ...]]) -> 
         if index:
             lines.append("")
         lines.extend(cause_lines(hypothesis, first=index == 0))
-        for offer in offers.get(hypothesis.cause.id, ()):
-            if not offer.why_not.startswith("does not apply") and (
-                offer.plan or offer.intents or offer.actions
-            ):
-                lines.extend(offer_lines(offer))
+        useful = [o for o in offers.get(hypothesis.cause.id, ()) if is_of_use(o)]
+        most = MOST_REMEDIES_BESIDE if index else MOST_REMEDIES
+        if len(useful) == most + 1:
+            most += 1  # a line that says "1 more" takes as much room
+        for offer in useful[:most]:
+            lines.extend(offer_lines(offer))
+        if useful[most:]:
+            lines += row("", f"{len(useful) - most} more remedies: --json lists them all")
     return lines
+
+
+def is_of_use(offer: Offer) -> bool:
+    """It applies here as far as can be told, and there is something to do."""
+    return not offer.why_not.startswith("does not apply") and bool(offer.plan or offer.intents or offer.actions)
+
+
+def spelling_lines(state: SessionState, offers: dict[str, tuple[Offer, ...]], version: str) -> list[str]:
+    """That nobody told the version, where flags are suggested all the same: they are those of ``version``."""
+    if state.snapshot.get("command.checked_version") is not None:
+        return []  # said beside the command line
+    named_flags = any(o.intents for found in offers.values() for o in found if is_of_use(o))
+    told = f"not known: flags are those of the newest here ({version}); --sglang-version V for yours"
+    return row("version", told) if named_flags else []
 
 
 def request_lines(state: SessionState) -> list[str]:
@@ -163,6 +184,8 @@ def missing(state: SessionState) -> list[ProbeResult]:
             continue
         if _is_saved(state) and result.probe not in ("log", "metrics", "sglang"):
             continue
+        if _is_saved(state) and not _was_given(state, result.probe):
+            continue
         found.append(result)
     return sorted(found, key=lambda r: r.probe)
 
@@ -172,9 +195,26 @@ def _is_saved(state: SessionState) -> bool:
     return target is not None and not target.is_live and target.launch is None
 
 
+def _was_given(state: SessionState, probe: str) -> bool:
+    """Of what is saved, a file that nobody named is not missing: the words alone were given."""
+    target = state.target
+    paths = {"log": target.log_path, "metrics": target.metrics_path} if target is not None else {}
+    return bool(paths.get(probe, True))
+
+
+def is_no_launch(state: SessionState) -> bool:
+    """A command was given, and it starts no server of SGLang."""
+    target = state.target
+    given = target is not None and target.command_text is not None and target.launch is None
+    return given and state.snapshot.get("command.checked_version") is None
+
+
+NO_LAUNCH = "the command given starts no SGLang server (python -m sglang.launch_server, sglang serve)"
+
+
 def missing_lines(state: SessionState) -> list[str]:
     """The probes that had nothing, each with why and how to enable it."""
-    lines = []
+    lines = wrapped(f"{NO_LAUNCH}: nothing in it was judged", "  command: ") if is_no_launch(state) else []
     for result in missing(state):
         remedy = f" ({result.remedy})" if result.remedy else ""
         lines += wrapped(f"{result.reason}{remedy}", f"  {result.probe + ':':<9}")
@@ -194,6 +234,8 @@ def cannot_tell_line(state: SessionState) -> str:
         )
     if asked is not None and word not in ("", "serving"):
         return asked.reason or f"{target.base_url if target else 'the server'} is {word}"
+    if is_no_launch(state) and target is not None and not target.log_path and not target.metrics_path:
+        return NO_LAUNCH
     for name in ("log", "metrics", "http"):
         result = results.get(name)
         given = name != "log" or (target is not None and bool(target.log_path))
@@ -222,10 +264,9 @@ def cause_lines(hypothesis: Hypothesis, first: bool = True) -> list[str]:
         if len(head) + 2 + len(named_so) <= WIDTH
         else wrapped(named_so, f"{head}: ", "  ")
     )
-    for evidence in hypothesis.supporting:
-        lines += row("for", brief(evidence.says))
-    for evidence in hypothesis.against:
-        lines += row("against", brief(evidence.says))
+    for label, found in (("for", hypothesis.supporting), ("against", hypothesis.against)):
+        for said in dict.fromkeys(brief(evidence.says) for evidence in found):  # two signs may see one word
+            lines += row(label, said)
     if first:
         lines += row("why", hypothesis.cause.why)
     return lines
