@@ -167,3 +167,30 @@ def test_a_healthy_log_says_as_of_when(
     log.write_text("\n".join([*HEALTHY, *([end] if end else [])]), encoding="utf-8")
     assert run(("check", "--log", str(log))) == 0
     assert note in capsys.readouterr().out
+
+
+def test_words_alone_are_answered_shortly(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Few remedies, none that takes out a flag which nobody saw before those that help without it."""
+    monkeypatch.setattr("wizard.server.discovery.find_servers", lambda: [])
+    words = ("check", "--symptom", "it hangs, nothing happens any more")
+    assert run((*words, "--json")) == 1
+    remedies = shapes.document(capsys.readouterr().out, shapes.CHECK)["causes"][0]["remedies"]
+    assert run(words) == 1
+    out, err = capsys.readouterr()
+    first = out.partition("\n\n")[0]
+    assert 0 < first.count("\n  remedy ") <= 7 < len(remedies)
+    assert "more remedies: --json" in first
+    assert "flags are those of the newest here" in out
+    assert "goes to no file" not in err
+    takes_out = [bool(r["unset"]) and not r["set"] for r in remedies]
+    assert takes_out == sorted(takes_out)
+
+
+def test_a_command_of_something_else_is_said(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("wizard.server.discovery.find_servers", lambda: [])
+    assert run(("check", "--command", "vllm serve m --tp 2")) == 3
+    assert "starts no SGLang server" in capsys.readouterr().err

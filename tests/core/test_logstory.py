@@ -206,6 +206,34 @@ def test_the_tail_of_an_earlier_start_is_not_this_one() -> None:
     assert (story.phase, story.settings_line) == ("ready", 3)
 
 
+def test_how_long_the_last_start_took() -> None:
+    settings = "server_args={'model_path': 'm'}"
+    ready = "The server is fired up and ready to roll!"
+    story = told(f"[2026-01-02 03:04:05] {settings}", f"[2026-01-02 03:05:27] {ready}")
+    assert story.start_s == 82.0
+    assert told(f"[2026-01-02 03:04:05] {settings}").start_s is None
+    assert told(f"[2026-01-02 03:05:27] {ready}").start_s is None
+    assert told(f"[2026-01-02 03:05:27] {settings}", f"[2026-01-02 03:04:05] {ready}").start_s is None
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "WARNING: CUDA out of memory while autotuning, retrying with smaller workspace",
+        "Out of memory: Killed process 9999 (chrome) total-vm:100kB",
+    ],
+)
+def test_what_was_survived_accuses_nobody(line: str) -> None:
+    assert lead_of(*STARTED, f"{STAMP} {line}") is None
+
+
+@pytest.mark.parametrize("name", ["sglang::schedul", "python3", "pt_main_thread"])
+def test_the_kernel_ending_a_server_does(name: str) -> None:
+    assert (
+        lead_of(*STARTED, f"Out of memory: Killed process 9999 ({name}) total-vm:100kB") == "host_memory_short"
+    )
+
+
 def test_another_node_that_starts_at_the_same_time_is_the_same_story() -> None:
     assert lead_of(*STARTED, STARTED[0], OOM) == "gpu_oom_load"
 

@@ -21,6 +21,7 @@ from wizard.core.triage import named
 from wizard.session.document import SCHEMA_VERSION, cause_document, change_document, target_document
 from wizard.session.driver import Driver
 from wizard.session.planner import forced_offer
+from wizard.session.proposal import stakes_of
 from wizard.session.text import (
     cannot_tell_line,
     cause_lines,
@@ -135,7 +136,7 @@ async def apply_offer(
     if not args.json:
         version = state.target.version if state.target else None
         live = state.target is not None and state.target.is_live
-        put("\n".join(plan_lines(offer.plan, version, consent, load, live=live)))
+        put("\n".join(plan_lines(offer.plan, version, consent, load, live=live, stakes=stakes_of(state))))
     why_not = _refusal(args, offer.plan)
     if why_not is None and not args.yes and not _agreed():
         why_not = "You did not agree: nothing was changed."
@@ -219,7 +220,7 @@ def consent_for(args: argparse.Namespace, driver: Driver, plan: Plan) -> tuple[C
         passive=args.passive and not ready_only,
         drain_limit_s=args.drain,
         escalate=not args.no_escalate,
-        ready_limit_s=args.ready_limit,
+        ready_limit_s=args.ready_limit if args.ready_limit is not None else consent.ready_limit_s,
     )
     return consent, workload if consent.load_test else None
 

@@ -154,7 +154,12 @@ def _change_options(parser: argparse.ArgumentParser) -> None:
         "--drain", type=float, default=60.0, metavar="S", help="let running requests end for so long"
     )
     parser.add_argument("--no-escalate", action="store_true", help="never kill what does not stop by itself")
-    parser.add_argument("--ready-limit", type=float, default=900.0, metavar="S", help="longest wait for ready")
+    parser.add_argument(
+        "--ready-limit",
+        type=float,
+        metavar="S",
+        help="longest wait for ready (4 times the last start, at least 300; 900 if that cannot be seen)",
+    )
     load = parser.add_argument_group("load test (default: like the load it sees)")
     load.add_argument("--clients", type=int, metavar="N")
     load.add_argument("--input-tokens", type=int, metavar="N")

@@ -26,6 +26,7 @@ from wizard.core.session import (
 )
 from wizard.core.triage import named
 from wizard.session.driver import Driver
+from wizard.session.proposal import stakes_of
 from wizard.session.text import missing_lines, numbered, plan_lines
 
 QUIT = "q"
@@ -162,7 +163,7 @@ async def _solve(args: argparse.Namespace, driver: Driver, state: SessionState) 
     version = state.target.version if state.target else None
     load = describe_load(consent, workload, state)
     live = state.target is not None and state.target.is_live
-    put("\n".join(plan_lines(offer.plan, version, consent, load, live=live)))
+    put("\n".join(plan_lines(offer.plan, version, consent, load, live=live, stakes=stakes_of(state))))
     if state.read_only:
         say("Read-only: nothing is changed.")
         return state

@@ -129,6 +129,8 @@ class Story:
     retracted: int = 0
     first_stamp: float | None = None
     last_stamp: float | None = None
+    settings_stamp: float | None = None
+    ready_stamp: float | None = None
     graph_gb: float = 0.0
     head: list[str] = field(default_factory=list)
     tail: deque[str | bytes] = field(default_factory=lambda: deque(maxlen=TAIL_LINES))
@@ -136,6 +138,13 @@ class Story:
     around: list[str | bytes] = field(default_factory=list)
     failed: bool = False
     _settings: tuple[str, dict[str, Any]] | None = field(default=None, compare=False, repr=False)
+
+    @property
+    def start_s(self) -> float | None:
+        """Seconds from the settings to "fired up", both of this start; the imports before are not in it."""
+        if self.settings_stamp is None or self.ready_stamp is None or self.ready_stamp < self.settings_stamp:
+            return None
+        return self.ready_stamp - self.settings_stamp
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -268,6 +277,7 @@ class LogReader:
             self._begin(number)
         if not self.story.settings_text:
             self.story.settings_text, self.story.settings_line = text, number
+            self.story.settings_stamp = stamp
 
     def _begin(self, number: int) -> None:
         self.story = Story(start_line=number)
@@ -301,6 +311,7 @@ class LogReader:
         story, text, number = self.story, line.text, line.number
         if "fired up and ready to roll" in text:
             story.fired_up = True
+            story.ready_stamp = line.stamp if story.ready_stamp is None else story.ready_stamp
             self._advance("ready")
         elif text.startswith("usage: ") or ("launch_server.py:" in text and "UserWarning" in text):
             if story.fired_up or story.phase == "ended" or (story.settings_text and story.hits):

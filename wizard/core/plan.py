@@ -146,6 +146,23 @@ class Consent:
 
 
 @dataclass(frozen=True)
+class Stakes:
+    """What a restart meets, as far as it is known: requests now, and how long the last start took."""
+
+    running: int | None = None
+    queued: int | None = None
+    last_start_s: float | None = None
+
+    def requests(self) -> str:
+        """ "3 requests run and 5 wait now", or ""."""
+        if self.running is None:
+            return ""
+        waiting = f" and {self.queued} wait" if self.queued else ""
+        verb = "request runs" if self.running == 1 else "requests run"
+        return f"{self.running} {verb}{waiting} now"
+
+
+@dataclass(frozen=True)
 class Order:
     """What the detached runner is asked to do: the plan, under which consent, with which workload."""
 

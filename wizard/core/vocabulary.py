@@ -147,6 +147,7 @@ log.signature | text | the leading signature found in the log | log
 log.cause | text | the cause that the leading signature names, "none" when none leads or it names none | log
 log.signatures | words | every signature found, first failure first | log
 log.phase | text | starting, loading, kv_allocation, capture, ready, serving, ended | log
+log.start_s | s | from the settings to ready, as the log's own clock has it | log
 log.failed_in | text | the phase of the log that its leading failure stood in | log
 log.error | text | the line that leads | log
 log.fired_up | bool | the log says that the server is ready (which can be a lie) | log

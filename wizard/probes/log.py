@@ -56,6 +56,8 @@ def readings_of(view: LogView, path: str, now: float | None) -> ProbeResult:
     def at(line: int) -> str:
         return f"{name}:{line}"
 
+    if story.start_s is not None:
+        values["log.start_s"] = Value(story.start_s, Trust.REPORTED, at(story.settings_line))
     for reading in _PLAIN:
         if reading in story.numbers:
             x, line = story.numbers[reading]

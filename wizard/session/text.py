@@ -12,7 +12,7 @@ from collections.abc import Iterable, Sequence
 from wizard.core.argv import shell_join
 from wizard.core.expr import show
 from wizard.core.measurement import METRICS, Comparison, Judgement, Verdict
-from wizard.core.plan import Consent, Plan
+from wizard.core.plan import Consent, Plan, Stakes
 from wizard.core.progress import STAGE_TITLES, Outcome, RunState, StageState
 from wizard.core.reading import ProbeResult
 from wizard.core.redact import redact_argv
@@ -283,9 +283,16 @@ def offer_lines(offer: Offer) -> list[str]:
 
 
 def plan_lines(
-    plan: Plan, target_version: str | None, consent: Consent, load: str, *, live: bool = True
+    plan: Plan,
+    target_version: str | None,
+    consent: Consent,
+    load: str,
+    *,
+    live: bool = True,
+    stakes: Stakes | None = None,
 ) -> list[str]:
     """The plan: change, arithmetic, price, what happens if it fails. ``live``: a process runs now."""
+    stakes = stakes or Stakes()
     lines = [f"PLAN: {plan.remedy_title}"]
     for change in plan.changes:
         if change.old is not None:
@@ -305,7 +312,10 @@ def plan_lines(
         lines += row("you", action)
     if live:
         ends = "then they are cut." if consent.escalate else "and if they do not, nothing is changed."
-        lines += row("", f"One restart; running requests get {consent.drain_limit_s:g} s to end, {ends}")
+        now = f"One restart, while {stakes.requests()}" if stakes.requests() else "One restart"
+        lines += row("", f"{now}; running requests get {consent.drain_limit_s:g} s to end, {ends}")
+        if stakes.last_start_s is not None:
+            lines += row("", f"Then down until ready: the last start took {stakes.last_start_s:.0f} s.")
     else:
         lines += row("", "One start; it is down now, so nothing is stopped.")
     lines += row("measure", load)

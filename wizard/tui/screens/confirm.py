@@ -15,7 +15,7 @@ from wizard.tui.widgets.rows import Lines
 
 if TYPE_CHECKING:
     from wizard.core.measurement import Workload
-    from wizard.core.plan import Consent, Plan
+    from wizard.core.plan import Consent, Plan, Stakes
     from wizard.core.target import Target
 
 
@@ -62,7 +62,7 @@ class ApproveScreen(ConfirmScreen):
 
 
 def radius_lines(
-    plan: Plan, consent: Consent, workload: Workload | None, target: Target, width: int
+    plan: Plan, consent: Consent, workload: Workload | None, target: Target, stakes: Stakes, width: int
 ) -> list[Line]:
     """What agreeing sets off, step by step: what is sent where, what stops, for how long at most."""
     live = target.identity is not None
@@ -84,14 +84,16 @@ def radius_lines(
             if consent.escalate
             else "if that is not enough, the change is called off"
         )
+        now = f" ({stakes.requests()})" if stakes.requests() else ""
         steps.append(
-            f"The server at {address} is asked to stop. Requests in flight get up to "
-            f"{duration(consent.drain_limit_s)} to end; {then}."
+            f"The server at {address} is asked to stop{now}. Requests in flight get up to "
+            f"{duration(consent.drain_limit_s)} to end, and new ones are still taken meanwhile; {then}."
         )
+    about = f" (the last start took {duration(stakes.last_start_s)})" if stakes.last_start_s is not None else ""
     steps.append(
         "The new command is started"
         + (": down until it is ready" if live else "")
-        + f", at most {duration(consent.ready_limit_s)}."
+        + f", at most {duration(consent.ready_limit_s)}{about}."
     )
     steps.append(_ending(consent, live))
     out = [*wrap(f"{plan.cause_title}: {plan.remedy_title}", width, role="strong"), ()]
@@ -118,9 +120,14 @@ def _ending(consent: Consent, live: bool) -> str:
     return "If it does not come up, or is not better, the old command is started again by itself."
 
 
-def approve_screen(plan: Plan, consent: Consent, workload: Workload | None, target: Target) -> ApproveScreen:
+def approve_screen(
+    plan: Plan, consent: Consent, workload: Workload | None, target: Target, stakes: Stakes
+) -> ApproveScreen:
     return ApproveScreen(
-        lambda w: radius_lines(plan, consent, workload, target, w), "Yes, go on", "No, back", kind="approve"
+        lambda w: radius_lines(plan, consent, workload, target, stakes, w),
+        "Yes, go on",
+        "No, back",
+        kind="approve",
     )
 
 

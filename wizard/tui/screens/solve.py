@@ -197,6 +197,7 @@ class SolveScreen(Frame):
         state = self.state
         if error or state is None or state.offer is None or state.offer.plan is None or state.target is None:
             return
+        from wizard.session.proposal import stakes_of
         from wizard.tui.screens.confirm import approve_screen
 
         proposed, default_load = value
@@ -209,7 +210,8 @@ class SolveScreen(Frame):
             if yes and unchanged:
                 self.wizard.decide(Approved(consent, workload))
 
-        self.wizard.open_over(approve_screen(plan, consent, workload, state.target), answered)
+        screen = approve_screen(plan, consent, workload, state.target, stakes_of(state))
+        self.wizard.open_over(screen, answered)
 
     def action_command(self) -> None:
         offer = self.state.offer if self.state else None
