@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 
 from tests.runner.fakes import a_target
-from wizard.runner.locks import Lock, Refused, holder, target_locks
+from wizard.runner.locks import HostLock, Lock, Refused, holder, target_locks
 
 HOLD = """
 import sys, pathlib
@@ -38,6 +40,35 @@ def test_refused_with_the_holder_named_until_it_dies(tmp_path: Path) -> None:
     lock = Lock.take(path, "The server", "8")
     lock.free()
     assert holder(path) is None
+
+
+HOLD_NAME = """
+import sys
+from wizard.runner.locks import HostLock
+lock = HostLock.take(sys.argv[1], "x")
+print("held", flush=True)
+sys.stdin.read()
+"""
+
+
+def test_a_wizard_with_another_state_folder_is_refused_too() -> None:
+    """The files of two state folders know nothing of each other; the name on the host does."""
+    name = f"test-{os.getpid()}-{time.monotonic_ns()}"
+    other = subprocess.Popen(
+        [sys.executable, "-c", HOLD_NAME, name], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    assert other.stdout is not None
+    assert other.stdout.readline() == "held\n"
+    for _ in range(8):  # the queue of those who ask is never emptied: the answer stays the same
+        with pytest.raises(Refused, match=r"^The server is held by another sgl-wizard"):
+            HostLock.take(name, "The server")
+    other.kill()
+    other.communicate()
+    HostLock.take(name, "The server").free()
+    first = HostLock.take(name, "The server")
+    with pytest.raises(Refused, match=rf"process {os.getpid()}, user "):
+        HostLock.take(name, "The server")
+    first.free()
 
 
 def test_a_server_is_locked_by_its_process_and_its_ports(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from pathlib import Path
 from wizard.core.progress import Outcome, RunState
 from wizard.runner.journal import Journal, JournalError
 from wizard.runner.live import LiveOperations, load_all
-from wizard.runner.locks import Lock, Refused, target_locks
+from wizard.runner.locks import HostLock, Lock, Refused, target_locks
 from wizard.runner.operations import Operations
 from wizard.runner.recovery import HOWS, belongs_elsewhere, resume, superseded
 from wizard.runner.report import write_report
@@ -58,16 +58,18 @@ def main(argv: list[str]) -> int:
     return 0 if state.outcome is Outcome.KEPT else 1
 
 
-def _take_locks(journal: Journal, how: str) -> list[Lock]:
+def _take_locks(journal: Journal, how: str) -> list[Lock | HostLock]:
     session, target = journal.session_id, journal.target
     elsewhere = belongs_elsewhere(journal)
     if elsewhere:
         raise Refused(elsewhere)
-    taken = [Lock.take(lock_path(journal.path), f"session {session}", session)]
+    taken: list[Lock | HostLock] = [Lock.take(lock_path(journal.path), f"session {session}", session)]
     try:
         probe = Transaction(journal, journal.order, target, _operations(journal))
         for path in target_locks(journal.path.parent, target, (target.port, probe.new_port)):
-            taken.append(Lock.take(path, f"The server on port {target.port}", session))
+            what = f"The server on port {target.port}"
+            taken.append(Lock.take(path, what, session))
+            taken.append(HostLock.take(path.name, what))
         blocked = next((superseded(probe, word) for word in HOWS if word == how), "")
         if blocked:
             raise Refused(blocked)

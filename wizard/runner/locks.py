@@ -1,14 +1,19 @@
-"""One runner a session, one session a server: flock on files of the state folder.
+"""One runner a session, one session a server: flock on files of the state folder, and a name on the host.
 
-The kernel drops a flock when its holder dies, however it dies; children do not inherit it (close-on-exec).
-The file's text names the holder, for those who are refused and for those who only look.
+The kernel drops both when their holder dies, however it dies; children do not inherit them (close-on-exec).
+The file's text names the holder, for those who are refused and for those who only look. Another user's
+wizard, or one with another state folder, sees no such file: for it the name on the host stands.
 """
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import json
 import os
+import pwd
+import socket
+import struct
 from pathlib import Path
 
 from wizard.core.target import Identity, Target
@@ -44,6 +49,55 @@ class Lock:
     def free(self) -> None:
         os.ftruncate(self._descriptor, 0)
         os.close(self._descriptor)
+
+
+class HostLock:
+    """A name in the kernel's abstract socket namespace: one holder a network namespace, as a port has.
+
+    Whoever shares the server's ports shares these names. Nothing is ever accepted on the socket: it listens
+    so that the kernel tells a second comer who holds it (SO_PEERCRED, unix(7)).
+    """
+
+    def __init__(self, name: str, held: socket.socket) -> None:
+        self.name = name
+        self._held = held
+
+    @staticmethod
+    def take(name: str, what: str) -> HostLock:
+        """Raises Refused with one line that names the holder's process and user; never waits."""
+        held = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        try:
+            held.bind(_address(name))
+            held.listen(1)
+        except OSError as error:
+            held.close()
+            if error.errno == errno.EADDRINUSE:
+                raise Refused(f"{what} is held by {_peer_words(name)}.") from error
+            raise
+        return HostLock(name, held)
+
+    def free(self) -> None:
+        self._held.close()
+
+
+def _address(name: str) -> bytes:
+    return b"\0sgl-wizard/" + name.encode()
+
+
+def _peer_words(name: str) -> str:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as asking:
+        asking.setblocking(False)
+        try:
+            asking.connect(_address(name))
+            raw = asking.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
+        except OSError:
+            return "another sgl-wizard"
+    pid, uid, _ = struct.unpack("3i", raw)
+    try:
+        user = pwd.getpwuid(uid).pw_name
+    except KeyError:
+        user = str(uid)
+    return f"another sgl-wizard (process {pid}, user {user})"
 
 
 def holder(path: Path) -> Identity | None:
