@@ -158,7 +158,9 @@ class Driver:
         if offer.plan is None:
             return offer
         target = self.state.target or Target()
-        return replace(offer, plan=await asyncio.to_thread(check_plan, offer.plan, target))
+        return replace(
+            offer, plan=await asyncio.to_thread(check_plan, offer.plan, target, self.state.snapshot.get)
+        )
 
     def catalogue(self) -> Catalogue:
         """The flags of the version at hand: given, installed, or reported; else the newest known."""

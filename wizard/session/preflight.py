@@ -5,19 +5,45 @@ from __future__ import annotations
 import os
 from dataclasses import replace
 
+from wizard.core.argv import parse
+from wizard.core.expr import Env
+from wizard.core.memory import kv_pool_gb, kv_pool_tokens, minimum_fraction
 from wizard.core.plan import Plan
 from wizard.core.target import Launch, Target
 
 Check = tuple[str, bool, str]
 
+_MOVES_WEIGHTS = [
+    "model_path",
+    "tp_size",
+    "pp_size",
+    "ep_size",
+    "dp_size",
+    "dtype",
+    "quantization",
+    "load_format",
+    "cpu_offload_gb",
+    "speculative_algorithm",
+    "speculative_draft_model_path",
+    "enable_lora",
+    "lora_paths",
+]
+"""Settings after which the weights take another share of the card than they did at the last start."""
 
-def check_plan(plan: Plan, target: Target) -> Plan:
-    """The plan with its checks: (name, passed, detail). Looks only; touches nothing."""
+
+def check_plan(plan: Plan, target: Target, env: Env = lambda _: None) -> Plan:
+    """The plan with its checks: (name, passed, detail). Looks only; touches nothing.
+
+    ``env``: the readings; what they do not say is not checked.
+    """
     checks: list[Check] = list(plan.checks)
     checks.append(_port(plan, target))
     model = _model(plan, target)
     if model is not None:
         checks.append(model)
+    memory = _memory(plan, target, env)
+    if memory is not None:
+        checks.append(memory)
     launch = target.launch
     if launch is not None:
         checks.append(_start(launch))
@@ -67,6 +93,39 @@ def _port(plan: Plan, target: Target) -> Check:
             return ("port", True, f"{port} is the server's own")
     taken = f"{port} is taken by pid {owner.pid if owner else '?'}"
     return ("port", plan.waits_for_port, f"{taken}; it is waited for" if plan.waits_for_port else taken)
+
+
+def _memory(plan: Plan, target: Target, env: Env) -> Check | None:
+    """Whether the new fraction leaves a KV pool, from what the last start's log says of this card and model.
+
+    None where that cannot be known: no fraction given, or the weights will not be the same.
+    """
+    from wizard.server.catalogue import for_version
+
+    catalogue = for_version(target.version)
+    old, new = parse(plan.old_argv, catalogue), parse(plan.new_argv, catalogue)
+    if any(old.value(name) != new.value(name) for name in _MOVES_WEIGHTS):
+        return None
+    before, after = (_number(env, f"log.avail_{when}_load_gb") for when in ("before", "after"))
+    try:
+        fraction = float(new.value("mem_fraction_static") or "")
+    except ValueError:
+        return None
+    if before is None or after is None or not 0 < fraction < 1:
+        return None
+    pool_gb = kv_pool_gb(before, after, fraction)
+    if pool_gb <= 0:
+        least = minimum_fraction(before, after)
+        return ("memory", False, f"at {fraction:g} the weights leave no KV pool; it must be above {least:.2f}")
+    cell = _number(env, "kv.cell_bytes")
+    same_cell = old.value("kv_cache_dtype") == new.value("kv_cache_dtype")
+    tokens = f", {kv_pool_tokens(pool_gb, cell):,} tokens" if cell and same_cell else ""
+    return ("memory", True, f"at {fraction:g} the KV pool gets {pool_gb:.1f} GiB{tokens}")
+
+
+def _number(env: Env, name: str) -> float | None:
+    value = env(name)
+    return float(value.x) if value is not None and isinstance(value.x, (int, float)) else None
 
 
 def _model(plan: Plan, target: Target) -> Check | None:

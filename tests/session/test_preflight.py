@@ -1,0 +1,58 @@
+"""What would go wrong is said before the old server is stopped."""
+
+from __future__ import annotations
+
+import pytest
+
+from wizard.core.plan import Plan, VerifyGoal
+from wizard.core.reading import Value
+from wizard.core.target import Target
+from wizard.session.preflight import check_plan
+
+OLD = ("python", "-m", "sglang.launch_server", "--model-path", "m", "--mem-fraction-static", "0.88")
+H200 = {"log.avail_before_load_gb": 138.6, "log.avail_after_load_gb": 123.5, "kv.cell_bytes": 131072}
+"""A start recorded on an H200 with an 8B model in bf16."""
+
+
+def memory_check(change: str, readings: dict[str, float]) -> tuple[str, bool, str] | None:
+    new = (*OLD[:-1], *change.split())
+    plan = Plan("c", "c", "r", "r", OLD, new, (), VerifyGoal("ready"), "", "", "")
+    target = Target(host="127.0.0.1", port=1, version="0.5.20")
+    env = {name: Value(x) for name, x in readings.items()}.get
+    return next((c for c in check_plan(plan, target, env).checks if c[0] == "memory"), None)
+
+
+def test_a_fraction_without_room_for_a_pool_is_refused_before_the_stop() -> None:
+    check = memory_check("0.08", H200)
+    assert check is not None
+    assert not check[1]
+    assert "must be above 0.11" in check[2]
+
+
+def test_a_fraction_that_fits_says_what_it_gives() -> None:
+    check = memory_check("0.80", H200)
+    assert check is not None
+    assert check[1]
+    assert "95." in check[2]
+    assert "tokens" in check[2]
+
+
+def test_another_kv_dtype_makes_the_tokens_unknown() -> None:
+    check = memory_check("0.80 --kv-cache-dtype fp8_e4m3", H200)
+    assert check is not None
+    assert check[1]
+    assert "tokens" not in check[2]
+
+
+@pytest.mark.parametrize(
+    ("change", "readings"),
+    [
+        ("0.08 --tp-size 2", H200),
+        ("0.08 --quantization fp8", H200),
+        ("0.08", {}),
+        ("1.5", H200),
+        ("much", H200),
+    ],
+)
+def test_what_cannot_be_known_is_not_checked(change: str, readings: dict[str, float]) -> None:
+    assert memory_check(change, readings) is None
