@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from tests.runner.fakes import NEW, OLD, FakeWorld, RunnerKilled, a_journal, a_target, an_order
+from tests.runner.fakes import NEW, OLD, FakeWorld, Proc, RunnerKilled, a_journal, a_target, an_order
 from wizard.core.measurement import Judgement
 from wizard.core.plan import Order
 from wizard.core.progress import Outcome, RunState, Stage
-from wizard.core.target import Identity, Target
+from wizard.core.target import Identity, Launch, Target
 from wizard.runner.fold import fold
 from wizard.runner.journal import Journal, JournalError
 from wizard.runner.live import LiveOperations
@@ -314,6 +314,21 @@ async def test_server_that_went_away_untouched_is_not_said_to_serve(tmp_path: Pa
     assert ("process 9" in state.sentence) is stranger
     assert not world.launched
     assert not world.signalled
+
+
+async def test_old_command_that_serves_already_is_not_waited_for(tmp_path: Path) -> None:
+    """A supervisor, or a runner that could not write it down, started it again: it is seen before any wait."""
+
+    class Restarted(FakeWorld):
+        async def launch(self, launch: Launch) -> Started:
+            self.procs[300] = Proc(OLD, {}, Identity(300, 3000, "boot"), 4000, ready=True)
+            return await super().launch(launch)
+
+    world = Restarted(fail={"ready:new": "dies"}).with_old()
+    state = await go(tmp_path, world)
+    assert (state.outcome, state.serving, world.serving()) == (R, "old", "old"), state.sentence
+    assert world.counts["release"] == 1, "only before the new one was launched"
+    assert [one.argv for one in world.launched] == [NEW]
 
 
 async def test_resumed_runner_killed_again_and_again(tmp_path: Path) -> None:
