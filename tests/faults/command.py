@@ -7,6 +7,7 @@ import json
 import os
 import random
 import shutil
+import signal
 import statistics
 import sys
 import tempfile
@@ -45,6 +46,7 @@ class Result:
     run: Run
     moment: str
     end: str = ""
+    said: str = ""
     seconds: float = 0.0
     recovered_s: float | None = None
     missed: str = ""
@@ -118,7 +120,7 @@ def play(run: Run, keep: Path | None = None) -> Result:
         result.end = f"HARNESS: {error}"
         result.broken.append(Broken("harness", str(error)))
     finally:
-        result.seconds = time.monotonic() - began
+        result.seconds, result.said = time.monotonic() - began, _said(scene)
         if keep is not None and result.broken:
             _save(scene, result, keep)
         scene.clear()
@@ -146,13 +148,16 @@ def _cure(scene: Scene, result: Result, judged: judging.Judged) -> None:
     result.broken += [b for b in again.broken if b not in result.broken]
 
 
+def _said(scene: Scene) -> str:
+    return "".join(f"$ {' '.join(r.words)}  [exit {r.code}]\n{r.said}\n" for r in scene.ran)
+
+
 def _save(scene: Scene, result: Result, keep: Path) -> None:
     """What is needed to understand a broken promise: state folder, logs, all that was said."""
     to = keep / result.run.id.replace("/", "-")
     shutil.rmtree(to, ignore_errors=True)
     shutil.copytree(scene.folder, to, ignore_dangling_symlinks=True, ignore=shutil.ignore_patterns("filler"))
-    said = "".join(f"$ {' '.join(r.words)}  [exit {r.code}]\n{r.said}\n" for r in scene.ran)
-    (to / "said.txt").write_text(f"{result.line}\n\n{said}", encoding="utf-8")
+    (to / "said.txt").write_text(f"{result.line}\n\n{_said(scene)}", encoding="utf-8")
 
 
 def totals(results: Sequence[Result]) -> list[str]:
@@ -182,6 +187,7 @@ def main(words: Sequence[str]) -> int:
     parser.add_argument(
         "--keep", type=Path, metavar="DIR", help="keep the folders of runs that broke a promise"
     )
+    parser.add_argument("--talk", action="store_true", help="print what was said to the user in each run")
     parser.add_argument("--list", action="store_true", help="list the faults")
     args = parser.parse_args(words)
     if args.list:
@@ -191,13 +197,14 @@ def main(words: Sequence[str]) -> int:
     if os.name != "posix" or not Path("/proc/self/stat").exists():
         print("the fault matrix needs Linux", file=sys.stderr)
         return 2
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that a run's processes are ended all the same
     results = []
     drawn = draws(args.seed, args.only)
     for _ in range(args.first):
         next(drawn)
     for _ in range(args.runs):
         results.append(play(next(drawn), args.keep))
-        print(results[-1].line, flush=True)
+        print(results[-1].line, *([results[-1].said] if args.talk else []), sep="\n", flush=True)
     summary = totals(results)
     print("\n".join(["", *summary]))
     broken = any(r.broken for r in results)

@@ -155,9 +155,13 @@ def pid_reused(scene: Scene) -> str:
     for one in tree:
         if world.same(one):
             scene.kill(one)
-    for process in scene.own:
-        process.poll()  # reaped, where it is a child of ours
-    scene.wait(lambda: not Path(f"/proc/{root.pid}").exists(), "the pid to be free")
+
+    def free() -> bool:
+        for process in scene.own:
+            process.poll()  # reaped, where it is a child of ours
+        return not Path(f"/proc/{root.pid}").exists()
+
+    scene.wait(free, "the pid to be free")
     return f"{which} at '{record}', pid {_bystander(scene, root.pid)} given again"
 
 
