@@ -170,7 +170,8 @@ def _bystander(scene: Scene, pid: int) -> int:
     last = Path("/proc/sys/kernel/ns_last_pid")
     path = scene.folder / "signals-reused"
     words = (sys.executable, str(HERE / "decoy.py"), str(path), "sglang.launch_server", str(scene.port))
-    for _ in range(60):
+    deadline = time.monotonic() + 15.0
+    while time.monotonic() < deadline:  # its children's zombies keep the number too, until init takes them
         try:
             last.write_text(str(pid - 1), encoding="ascii")
         except OSError as error:
@@ -182,6 +183,7 @@ def _bystander(scene: Scene, pid: int) -> int:
         process.kill()
         process.wait()
         path.with_name(f"{path.name}.standing").unlink(missing_ok=True)
+        time.sleep(0.05)
     raise NotReached("somebody else got the pid")
 
 

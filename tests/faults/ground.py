@@ -126,6 +126,8 @@ class Scene:
     mounts: list[Path] = field(default_factory=list)
     hooks: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    silent: str = ""
+    """What a user was not told when it mattered, or ""."""
 
     def __post_init__(self) -> None:
         self.state, self.marker = self.folder / "state", f"{self.rng.getrandbits(64):016x}-{os.getpid()}"
@@ -292,7 +294,10 @@ class Scene:
     def settle(self) -> None:
         """What a user does until nothing is unfinished: wait for ``fix``, look, resume."""
         if self.face is not None:
-            self.end_of(self.face)
+            ran = self.end_of(self.face)
+            ended = any(line.kind == "ended" for line in watch.lines(self.journal))
+            if self.journal.exists() and not ended and ran.code >= 0 and "sessions resume" not in ran.said:
+                self.silent = f"fix ended with exit {ran.code} and did not say that the change is unfinished"
         for _ in range(RESUMES):
             open_ones = [s for s in self.sessions() if s["outcome"] is None and not s["error"]]
             if not open_ones:

@@ -54,6 +54,8 @@ def judge(scene: Scene, ends: frozenset[str], at_rest: bool = True) -> Judged:
     _is_up(scene, judged, doc, ends)
     _command(scene, judged, doc)
     _verdict(scene, judged, doc)
+    if scene.silent:
+        judged.add("server left down without a message", scene.silent)
     _foreign(scene, judged)
     if at_rest:
         _strays(scene, judged)
