@@ -94,8 +94,10 @@ def two_wizards(scene: Scene) -> str:
     second = scene.start_fix(name="fix-2")
     codes = (scene.end_of(first, "fix").code, scene.end_of(second, "fix-2").code)
     scene.face = None
-    if codes.count(0) != 1:
-        scene.notes.append(f"exit codes {codes}")
+    refused = next((ran for ran in scene.ran if ran.code != 0), None)
+    overlaps = scene.moment != "result ready"  # the first one ends right after that
+    if overlaps and (refused is None or "session 1 " not in " ".join(refused.said.split())):
+        scene.silent = "the second wizard was not told which session is at work"
     scene.ran.sort(key=lambda ran: ran.code != 1)  # the one that did the work has the last word
     return f"{scene.moment}, exit codes {codes[0]} and {codes[1]}"
 
