@@ -9,6 +9,7 @@ import pytest
 
 from tests.cli import shapes
 from tests.runner.fakes import FakeWorld, a_journal, a_target, an_order
+from tests.server.conftest import free_port
 from wizard.cli import output
 from wizard.cli.main import run
 from wizard.core.measurement import Judgement
@@ -86,3 +87,19 @@ def test_putting_back_asks_names_the_command_and_hides_secrets(
     assert run(("sessions", "abort", number, "--yes")) == 2
     assert "nothing is under way" in capsys.readouterr().err
     assert client.read(client.find(number)).serving == "new"
+
+
+@pytest.mark.parametrize("alive", [True, False])
+def test_a_change_of_this_server_that_has_no_end_comes_before_a_new_one(
+    alive: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Between stop and start nothing listens: a second wizard hears why, not that nobody is there."""
+    port = free_port()
+    a_journal(tmp_path, a_target(port=port), an_order()).close()
+    monkeypatch.setattr(client, "runner_alive", lambda _: alive)
+    assert run(("fix", "--url", f"http://127.0.0.1:{port}", "--unset", "x", "--yes")) == 3
+    said = capsys.readouterr().err
+    assert ("session 1 is at work on" if alive else "session 1 was cut off in its change of") in said
+    assert "sgl-wizard sessions resume 1" in said
+    assert run(("fix", "--url", f"http://127.0.0.1:{free_port()}", "--unset", "x", "--yes")) != 0
+    assert "session 1" not in capsys.readouterr().err, "another server's change is another matter"

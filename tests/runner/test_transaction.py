@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from tests.runner.fakes import NEW, OLD, FakeWorld, RunnerKilled, a_journal, a_target, an_order
+from tests.runner.fakes import NEW, OLD, FakeWorld, Proc, RunnerKilled, a_journal, a_target, an_order
 from wizard.core.measurement import Judgement
 from wizard.core.plan import Order
 from wizard.core.progress import Outcome, RunState, Stage
-from wizard.core.target import Identity, Target
+from wizard.core.target import Identity, Launch, Target
 from wizard.runner.fold import fold
 from wizard.runner.journal import Journal, JournalError
 from wizard.runner.live import LiveOperations
@@ -42,6 +42,7 @@ TABLE: list[tuple[str, dict[str, object], dict[str, object], Outcome, str]] = [
     ("all goes well", {}, {}, K, "new"),
     ("baseline fails", {"measure:1": "error"}, {}, C, "old"),
     ("baseline empty", {"measure:1": "empty"}, {}, C, "old"),
+    ("old dies under load", {"measure:1": "dies"}, {}, R, "old"),
     ("old drains, no escalation agreed", {"stop:old": "draining"}, {"escalate": False}, R, "old"),
     ("old ignores the stop and serves on", {"stop:old": "ignored"}, {"escalate": False}, C, "old"),
     ("stop raises", {"stop:old:1": PermissionError("not yours")}, {}, C, "old"),
@@ -290,6 +291,44 @@ async def test_runner_killed_at_every_record(
     else:
         pytest.fail("the transaction never ended by itself")
     assert number > 15, "the kill went through all the records"
+
+
+@pytest.mark.parametrize("stranger", [False, True])
+async def test_server_that_went_away_untouched_is_not_said_to_serve(tmp_path: Path, stranger: bool) -> None:
+    """The runner dies before the stop, then the server: the resume starts nothing, and says how to."""
+    world, order, target = FakeWorld().with_old(), an_order(), a_target()
+    journal = a_journal(tmp_path, target, order)
+    _killed_at(world, journal, 4, before=False)
+    with pytest.raises(RunnerKilled):
+        await run(journal, order, target, world, pace=PACE)
+    journal.close()
+    world.procs[100].alive = False
+    if stranger:
+        world.foreign = PortOwner(Identity(9, 9, "boot"), ("nc", "-l"), "process 9 (nc -l)")
+    later = Journal.open(journal.path)
+    state = await resume(later, order, target, world, "auto", pace=PACE)
+    later.close()
+    assert (state.outcome, state.serving) == (C, "unknown" if stranger else "none")
+    assert "--max-running-requests 8" in state.help
+    assert "ended by itself" in state.sentence
+    assert ("process 9" in state.sentence) is stranger
+    assert not world.launched
+    assert not world.signalled
+
+
+async def test_old_command_that_serves_already_is_not_waited_for(tmp_path: Path) -> None:
+    """A supervisor, or a runner that could not write it down, started it again: it is seen before any wait."""
+
+    class Restarted(FakeWorld):
+        async def launch(self, launch: Launch) -> Started:
+            self.procs[300] = Proc(OLD, {}, Identity(300, 3000, "boot"), 4000, ready=True)
+            return await super().launch(launch)
+
+    world = Restarted(fail={"ready:new": "dies"}).with_old()
+    state = await go(tmp_path, world)
+    assert (state.outcome, state.serving, world.serving()) == (R, "old", "old"), state.sentence
+    assert world.counts["release"] == 1, "only before the new one was launched"
+    assert [one.argv for one in world.launched] == [NEW]
 
 
 async def test_resumed_runner_killed_again_and_again(tmp_path: Path) -> None:

@@ -200,7 +200,9 @@ def test_the_runner_killed_while_the_new_server_starts(ground: Ground) -> None:
     server, fix = relaunch(ground, "3")
     path, _ = ground.until_active(Stage.READY)
     ground.kill_runner(path)
-    assert ground.result(fix).code == 1
+    cut = ground.result(fix)
+    assert cut.code == 1
+    assert "sgl-wizard sessions resume" in cut.out, "it does not end without a word"
     listed = ground.run("sessions", "list")
     assert "UNFINISHED" in listed.out
     refused = ground.run("sessions", "resume", "--read-only", "--json")

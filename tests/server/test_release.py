@@ -3,6 +3,7 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
+import time
 
 import pytest
 
@@ -45,6 +46,19 @@ async def test_the_holder_of_the_port_is_named_and_left_alone(stage: Stage) -> N
     assert not done.ok
     assert done.holders == (f"port {port} is held by process {pid}",)
     assert who(pid)
+
+
+async def test_a_stranger_on_the_port_is_not_waited_for_to_the_end(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(release, "STRANGER_S", 0.5)
+    port = free_port()
+    mine, began = who(stage.server(port)), time.monotonic()
+    assert not (await waited([dead(stage)], port, limit_s=30)).ok
+    assert 0.5 <= time.monotonic() - began < 10
+    began = time.monotonic()
+    assert not (await waited([mine], port, limit_s=2)).ok, "one of the old tree is given its whole time"
+    assert time.monotonic() - began >= 2
 
 
 async def test_waits_until_the_port_is_given_back(stage: Stage) -> None:
@@ -90,4 +104,4 @@ async def test_a_reused_pid_is_somebody_elses_memory(stage: Stage) -> None:
     me = who(child.pid)
     old = Identity(me.pid, me.start_ticks - 9, me.boot_id)
     assert (await waited([old], free_port(), {me.pid: GIB})).ok
-    assert release._holders((old,), "127.0.0.1", 99999, None) == ()
+    assert release._holders((old,), "127.0.0.1", 99999, None) == ((), None)

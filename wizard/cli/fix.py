@@ -42,7 +42,7 @@ def run(args: argparse.Namespace) -> int:
 async def fix(args: argparse.Namespace, driver: Driver | None = None, target: Target | None = None) -> int:
     """The whole command (``demo --headless`` brings its own driver and target)."""
     book = load_flows(args)
-    target = target or resolve(args, relaunch=True)
+    target = target or _resolved(args)
     progress = Progress(quiet=args.json)
     driver = driver or Driver(book, read_only=args.read_only, window_s=args.window, version=args.sglang_version)
     driver.listen(progress.show)
@@ -67,6 +67,36 @@ async def fix(args: argparse.Namespace, driver: Driver | None = None, target: Ta
             raise CliError(f"{state.cause_id} has no remedy {args.remedy}; it has {known}", Exit.USAGE)
         state = await driver.dispatch(OfferChosen(index))
     return await apply_offer(args, driver, state)
+
+
+def _resolved(args: argparse.Namespace) -> Target:
+    """The target. A change of it that is under way, or was cut off and left it down, comes first: CliError."""
+    from wizard.runner import client
+    from wizard.runner.journal import JournalError
+    from wizard.runner.state_dir import StateDirError
+
+    target, error = None, None
+    try:
+        target = resolve(args, relaunch=True)
+    except CliError as refused:
+        if refused.code is not Exit.COULD_NOT_EXAMINE:
+            raise
+        error = refused
+    try:
+        found = client.unfinished(target.port if target is not None else None)
+    except (JournalError, StateDirError):
+        found = None  # a change is refused for that reason later, before anything is touched
+    if found is not None and (target is None or not target.is_elsewhere):
+        at_work = found.runner_alive
+        word = "is at work on" if at_work else "was cut off in its change of"
+        text = f"session {found.id} {word} {found.target}; see: sgl-wizard sessions resume {found.id}"
+        if target is not None and (at_work or target.identity is None):
+            raise CliError(text, Exit.COULD_NOT_EXAMINE)
+        say(f"sgl-wizard: {text}")
+    if target is None:
+        assert error is not None
+        raise error
+    return target
 
 
 async def _forced(driver: Driver, args: argparse.Namespace) -> SessionState:

@@ -143,6 +143,14 @@ def list_sessions() -> list[SessionSummary]:
     return sorted(found, key=lambda s: int(s.id) if s.id.isdigit() else 0, reverse=True)
 
 
+def unfinished(port: int | None = None) -> SessionSummary | None:
+    """The newest session that did not come to its end, about the server on this port (None: about any)."""
+    for summary in list_sessions():
+        if summary.is_unfinished and port in (None, read_order(summary.path)[0].port):
+            return summary
+    return None
+
+
 def session_id(path: Path) -> str:
     return path.stem.removeprefix("session-")
 

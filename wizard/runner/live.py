@@ -44,6 +44,8 @@ NEEDED = (
     "wizard.server.ready",
     "wizard.server.release",
     "wizard.server.stop",
+    "wizard.runner.baseline",
+    "wizard.runner.command",
     "wizard.runner.judging",
     "wizard.runner.rollback",
 )

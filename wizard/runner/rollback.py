@@ -196,6 +196,9 @@ async def _start_old(t: Transaction, attempt: int) -> str:
     tell, port = t.progress(Stage.ROLLBACK), t.target.port
     child = living_child(t, "old")
     if child is None:
+        owner = t.ops.port_owner(t.target.host, port)
+        if owner is not None and await _judge_owner(t, owner) == "ours":
+            return ""  # at once: it serves, there is nothing to wait for
         gone = [i for i in (t.target.identity, *(c.identity for c in children(t.records))) if i is not None]
         freed = await t.ops.wait_released(
             gone, t.target, port, limit_s=t.pace.release_limit_s, on_progress=tell

@@ -28,7 +28,7 @@ from wizard.core.measurement import Measurement, Workload
 from wizard.core.plan import Order
 from wizard.core.progress import Outcome, RunState, Stage
 from wizard.core.target import Launch, Target
-from wizard.runner.command import clean_line, flag_value, hide_known
+from wizard.runner.command import clean_line, flag_value, help_text, hide_known
 from wizard.runner.fold import fold
 from wizard.runner.journal import Journal, JournalError, Record
 from wizard.runner.operations import MARK, Operations, Started
@@ -53,6 +53,7 @@ class Pace:
     health_s: float = 2.0
     release_limit_s: float = 60.0
     rollback_attempts: int = 2
+    dying_s: float = 15.0
 
 
 class Transaction:
@@ -74,8 +75,9 @@ class Transaction:
         self.term = term or (lambda: False)
         self.records: list[Record] = list(journal.read_since(0))
         self.controls_from = 0  # an abort sent while no runner lived counts for the next one
-        self.touched = any(r.kind == "intent" and r.stage == Stage.STOP.value for r in self.records) or any(
-            r.kind == "launching" for r in self.records
+        acts = (Stage.STOP.value, Stage.ROLLBACK.value)
+        self.touched = any(
+            r.kind == "launching" or (r.kind == "intent" and r.stage in acts) for r in self.records
         )
         self.journal_broken = ""
         self.new: Started | None = None
@@ -215,8 +217,7 @@ class Transaction:
         try:
             return await work
         except CalledOff as reason:
-            serving: Serving = "old" if self.was_up else "none"
-            return self.end(Outcome.CALLED_OFF, serving, f"Called off, nothing was changed. {reason}")
+            return self.call_off(str(reason))
         except PutBack as reason:
             return await put_back(self, str(reason))
         except Exception as error:  # a defect or a failed act must not leave the server down
@@ -224,12 +225,25 @@ class Transaction:
             line = f"{type(error).__name__}: {error}"
             if self.touched:
                 return await put_back(self, f"The relaunch failed ({line}).")
-            serving = "old" if self.was_up else "none"
-            return self.end(Outcome.CALLED_OFF, serving, f"Called off, nothing was changed. {line}")
+            return self.call_off(line)
+
+    def call_off(self, reason: str) -> RunState:
+        """End untouched. A server that went away by itself is not said to serve: its command is told."""
+        sentence, identity = f"Called off, nothing was changed. {reason}", self.target.identity
+        if identity is None or self.ops.alive(identity):
+            serving: Serving = "old" if self.was_up else "none"
+            return self.end(Outcome.CALLED_OFF, serving, sentence)
+        owner = self.ops.port_owner(self.target.host, self.target.port)
+        now = "nothing serves" if owner is None else f"its port is held by {owner.detail}"
+        sentence += f" The server's process has ended by itself; {now}."
+        told = help_text(self.old_launch, self.journal.path) if self.target.launch is not None else ""
+        return self.end(Outcome.CALLED_OFF, "none" if owner is None else "unknown", sentence, told)
 
     async def forward(self) -> RunState:
+        from wizard.runner.baseline import baseline
+
         await self.snapshot()
-        await self.baseline()
+        await baseline(self)
         await self.stop_old()
         await self.start_new()
         return await self.judge_and_decide()
@@ -257,34 +271,6 @@ class Transaction:
             owner = self.ops.port_owner(self.target.host, self.new_port)
             if owner is not None:
                 raise CalledOff(f"Port {self.new_port} is held by {owner.detail}.")
-
-    async def baseline(self) -> None:
-        if not self.was_up:
-            self.skip(Stage.BASELINE, "the server was down: nothing to measure")
-            return
-        if not self.measures_speed:
-            why = (
-                "being ready is the goal"
-                if self.plan.goal.reading == "ready"
-                else "no measurement was agreed to"
-            )
-            self.skip(Stage.BASELINE, why)
-            return
-        self.intent(Stage.BASELINE)
-        try:
-            port = self.target.port
-            found = await self.abortable(self.measured(Stage.BASELINE, port, self.old_launch, 1))
-        except CalledOff:
-            self.result(Stage.BASELINE, False, "aborted")
-            raise
-        except Exception as error:
-            self.result(Stage.BASELINE, False, str(error))
-            raise CalledOff(f"The measurement before the change failed: {error}") from error
-        if not any(w.samples or w.values.get("throughput.output", 0.0) > 0 for w in found.windows):
-            why = next(iter(found.errors), found.note or "no request finished")
-            self.result(Stage.BASELINE, False, why)
-            raise CalledOff(f"The measurement before the change saw nothing: {why}.")
-        self.result(Stage.BASELINE, True, brief(found), measurement=found.to_json())
 
     async def measured(self, stage: Stage, port: int, launch: Launch, factor: int) -> Measurement:
         workload = self.order.workload

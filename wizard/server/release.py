@@ -13,6 +13,8 @@ from wizard.server.identity import identify, is_alive
 from wizard.server.ports import port_state
 
 POLL_S = 0.2
+STRANGER_S = 15.0
+"""A process that is none of the old tree and listens on the port for so long is there to stay."""
 
 
 @dataclass(frozen=True)
@@ -35,16 +37,21 @@ async def wait_released(
 ) -> ReleaseResult:
     """Wait until nothing of the old tree runs or holds the port or the card. Names holders; never kills.
 
+    A stranger who keeps the port is waited for only STRANGER_S: every second of it a server is down.
     ``identities``: the old tree (``StopResult.tree``). ``card_memory``: bytes by pid.
     """
     old = tuple(identities)
-    started = time.monotonic()
+    started = since = time.monotonic()
+    last: Identity | None = None
     while True:
-        holders = await asyncio.to_thread(_holders, old, host, port, card_memory)
-        waited = time.monotonic() - started
+        holders, stranger = await asyncio.to_thread(_holders, old, host, port, card_memory)
+        now = time.monotonic()
+        waited = now - started
         if not holders:
             return ReleaseResult(True, f"free after {waited:.1f} s")
-        if waited >= limit_s:
+        if stranger is None or stranger != last:
+            last, since = stranger, now
+        if waited >= limit_s or (stranger is not None and now - since >= STRANGER_S):
             return ReleaseResult(False, "; ".join(holders), holders)
         on_progress("; ".join(holders))
         await asyncio.sleep(POLL_S)
@@ -52,7 +59,8 @@ async def wait_released(
 
 def _holders(
     old: tuple[Identity, ...], host: str, port: int, card_memory: Callable[[], Mapping[int, int]] | None
-) -> tuple[str, ...]:
+) -> tuple[tuple[str, ...], Identity | None]:
+    """Who holds what, in words; and the process on the port, if it is none of the old tree."""
     found = [f"process {one.pid} of the old server still runs" for one in old if is_alive(one)]
     state = port_state(host, port)
     if state.state == "listening":
@@ -64,7 +72,7 @@ def _holders(
             word = "still runs" if identify(pid) is not None else "has ended"
             held = f"{size / 2**30:.1f} GiB" if size else "memory"
             found.append(f"process {pid} {word} and holds {held} of the card")
-    return tuple(found)
+    return tuple(found), None if state.owner in old else state.owner
 
 
 def _was_of(pid: int, old: tuple[Identity, ...]) -> bool:

@@ -399,6 +399,8 @@ def ending_lines(run: RunState) -> list[str]:
         lines += ["", *wrapped(said)] if lines else wrapped(said)
     if run.help:
         lines += ["", "TYPE THIS:", run.help]
+    if run.outcome is None and not run.runner_alive:
+        lines.append("UNFINISHED: its runner is gone. `sgl-wizard sessions resume` finishes or rolls back.")
     return lines
 
 
@@ -413,8 +415,6 @@ def run_lines(run: RunState) -> list[str]:
         lines.append(f"Serving now: {serves.get(run.serving, 'not known')}.")
     elif run.runner_alive:
         lines.append("The runner is at work on it.")
-    else:
-        lines.append("UNFINISHED: its runner is gone. `sgl-wizard sessions resume` finishes or rolls back.")
     return lines
 
 
