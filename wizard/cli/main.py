@@ -224,6 +224,9 @@ def run(argv: Sequence[str]) -> int:
     from wizard.cli.output import CliError, Exit, put_error, say
 
     signal.signal(signal.SIGTERM, _terminated)
+    from wizard.runner import latch
+
+    latch.close(args.read_only)
     try:
         _check_version(args.sglang_version)
         return int(import_module(_MODULES[args.command]).run(args))

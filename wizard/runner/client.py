@@ -17,6 +17,7 @@ from typing import Any
 from wizard.core.plan import Order
 from wizard.core.progress import Outcome, RunState
 from wizard.core.target import Launch, Target
+from wizard.runner import latch
 from wizard.runner.command import clean_line
 from wizard.runner.fold import children, fold
 from wizard.runner.journal import CONTROLS, Control, Journal, JournalError
@@ -59,8 +60,10 @@ class SessionSummary:
 def start(target: Target, order: Order, case: Mapping[str, Any] | None = None) -> Path:
     """Write the journal, start the detached runner, return the session's path once it holds its locks.
 
-    Raises StateDirError (nothing was touched) and StartError (refused: somebody else changes this server).
+    Raises StateDirError (nothing was touched) and StartError (refused: read-only, or somebody else changes
+    this server).
     """
+    _pass_latch("start a change")
     folder = check_writable(state_dir())
     number = new_session_id(folder)
     path = journal_path(number, folder)
@@ -83,8 +86,9 @@ def start(target: Target, order: Order, case: Mapping[str, Any] | None = None) -
 def resume(path: Path, how: How = "auto") -> None:
     """Start a runner that brings the session to an end (recovery.py says how); watch it with ``watch``.
 
-    Raises StartError when another runner is at work on it, or the session is not readable.
+    Raises StartError when another runner is at work on it, the session is not readable, or read-only is on.
     """
+    _pass_latch("bring a session to its end")
     try:
         Journal.open(path).close()
     except JournalError as error:
@@ -119,7 +123,8 @@ async def watch(path: Path, interval_s: float = 0.25) -> AsyncIterator[RunState]
 
 
 def send(path: Path, control: Control) -> None:
-    """Ask the runner for "abort", "keep" or "rollback". Raises JournalError."""
+    """Ask the runner for "abort", "keep" or "rollback". Raises JournalError; StartError when read-only is on."""
+    _pass_latch(f"ask a runner to {control}")
     if control not in CONTROLS:
         raise ValueError(control)
     journal = Journal.open(path)
@@ -181,6 +186,13 @@ def read_case(path: Path) -> dict[str, Any]:
 
 def runner_alive(path: Path) -> bool:
     return holder(lock_path(path)) is not None
+
+
+def _pass_latch(what: str) -> None:
+    try:
+        latch.check(what)
+    except latch.ReadOnly as refused:
+        raise StartError(str(refused)) from None
 
 
 def _state(journal: Journal) -> RunState:

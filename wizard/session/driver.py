@@ -30,6 +30,7 @@ from wizard.core.session import (
     OffersMade,
     Opened,
     ReadingsArrived,
+    ReadOnlySet,
     RunChanged,
     RunProbes,
     RunRefused,
@@ -92,6 +93,10 @@ class Driver:
         """Advance and carry out; commands of the event run one after the other."""
         if isinstance(event, Opened):
             self._generation += 1
+        if isinstance(event, ReadOnlySet):
+            from wizard.runner import latch
+
+            latch.close(event.on)
         self.state, commands = advance(self.state, event, self.book)
         if self._on_state is not None:
             self._on_state(self.state)
@@ -109,7 +114,10 @@ class Driver:
         elif isinstance(command, SendControl) and self.session_path is not None:
             from wizard.runner import client
 
-            client.send(self.session_path, command.control)
+            try:
+                client.send(self.session_path, command.control)
+            except client.StartError as error:
+                await self.dispatch(Noted(str(error)))
 
     async def probe(self, names: Iterable[str] = (), window_s: float | None = None) -> None:
         """Run probes (all when none is named); results arrive one by one as readings."""

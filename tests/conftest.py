@@ -1,0 +1,17 @@
+"""What every test starts with."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from wizard.runner import latch
+
+
+@pytest.fixture(autouse=True)
+def open_latch() -> Iterator[None]:
+    """A test that runs a verb with ``--read-only`` in this process closes the latch for none after it."""
+    latch.close(False)
+    yield
+    latch.close(False)
