@@ -123,7 +123,7 @@ async def watch(path: Path, interval_s: float = 0.25) -> AsyncIterator[RunState]
 
 
 def send(path: Path, control: Control) -> None:
-    """Ask the runner for "abort", "keep" or "rollback". Raises JournalError; StartError when read-only is on."""
+    """Ask the runner for "abort", "keep" or "rollback". Raises JournalError; StartError if read-only is on."""
     _pass_latch(f"ask a runner to {control}")
     if control not in CONTROLS:
         raise ValueError(control)
