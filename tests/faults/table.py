@@ -202,6 +202,18 @@ FAULTS: tuple[Fault, ...] = (
         ),
         weight=2,
     ),
+    Fault(
+        "rebooted",
+        "the machine restarts in the middle",
+        server_faults.rebooted,
+        (
+            ("new", "launched launch"),
+            ("old", "intent stop"),
+            ("new", "result ready"),
+            ("old", "result baseline"),
+        ),
+        ends=DOWN_OR_UP,
+    ),
     Fault("two_wizards", "two fixes at once", wizard_faults.two_wizards, ("at once", *_EARLY)),
     Fault("two_resumes", "two resumes at once", wizard_faults.two_resumes, (6, 9, 12, 13, 16, 18)),
     Fault(

@@ -311,6 +311,7 @@ async def test_server_that_went_away_untouched_is_not_said_to_serve(tmp_path: Pa
     assert (state.outcome, state.serving) == (C, "unknown" if stranger else "none")
     assert "--max-running-requests 8" in state.help
     assert "ended by itself" in state.sentence
+    assert "sessions rollback" not in state.help, "a session that touched nothing has nothing to roll back"
     assert ("process 9" in state.sentence) is stranger
     assert not world.launched
     assert not world.signalled

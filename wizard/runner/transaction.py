@@ -236,7 +236,8 @@ class Transaction:
         owner = self.ops.port_owner(self.target.host, self.target.port)
         now = "nothing serves" if owner is None else f"its port is held by {owner.detail}"
         sentence += f" The server's process has ended by itself; {now}."
-        told = help_text(self.old_launch, self.journal.path) if self.target.launch is not None else ""
+        path = self.journal.path
+        told = help_text(self.old_launch, path, can_roll_back=False) if self.target.launch is not None else ""
         return self.end(Outcome.CALLED_OFF, "none" if owner is None else "unknown", sentence, told)
 
     async def forward(self) -> RunState:
