@@ -138,7 +138,9 @@ def supervisor_restarts(scene: Scene) -> str:
     scene.start_fix()
     scene.until("result stop")
     scene.struck()
-    return "old command in a loop"
+    scene.wait(scene.no_more, "the end", 120)
+    time.sleep(scene.moment)  # a loop that is fought goes on doing harm
+    return f"old command in a loop, judged after {scene.moment} s"
 
 
 def pid_reused(scene: Scene) -> str:

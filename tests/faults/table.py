@@ -186,8 +186,9 @@ FAULTS: tuple[Fault, ...] = (
         "supervisor",
         "the old server is restarted behind our back",
         server_faults.supervisor_restarts,
-        ("loop",),
+        (1, 6),
         (PLAIN, HELPS),
+        ends=OLD,
         wrappers=("supervised",),
     ),
     Fault(
