@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
@@ -137,24 +138,15 @@ def supervisor_restarts(scene: Scene) -> str:
     scene.start_fix()
     scene.until("result stop")
     scene.struck()
-    return "old command in a loop"
+    scene.wait(scene.no_more, "the end", 120)
+    time.sleep(scene.moment)  # a loop that is fought goes on doing harm
+    return f"old command in a loop, judged after {scene.moment} s"
 
 
 def pid_reused(scene: Scene) -> str:
     """The runner dies at ``moment``[1], then the server that it knows, and a bystander gets that very pid."""
     which, record = scene.moment
-    scene.start_fix()
-    scene.until(record)
-    scene.kill(scene.runner())
-    scene.struck()
-    scene.notes.append("dies")
-    root = scene.server(which)
-    if root is None:
-        raise NotReached(f"{which} is gone")
-    tree = [one for one in world.marked(scene.marker) if one.pid in world.below(root.pid)]
-    for one in tree:
-        if world.same(one):
-            scene.kill(one)
+    root = _all_dead(scene, which, record)
 
     def free() -> bool:
         for process in scene.own:
@@ -163,6 +155,37 @@ def pid_reused(scene: Scene) -> str:
 
     scene.wait(free, "the pid to be free")
     return f"{which} at '{record}', pid {_bystander(scene, root.pid)} given again"
+
+
+def rebooted(scene: Scene) -> str:
+    """Runner and server die, and all that the journal names is of an earlier boot (its boot id is another)."""
+    which, record = scene.moment
+    _all_dead(scene, which, record)
+    scene.wait(scene.no_more, "the face to see it")
+    boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+    other = "00000000" + boot[8:]
+    with sqlite3.connect(scene.journal) as db:
+        for table in ("meta", "records"):
+            db.execute(f"UPDATE {table} SET json = replace(json, ?, ?)", (boot, other))
+    db.close()
+    return f"after '{record}'"
+
+
+def _all_dead(scene: Scene, which: Literal["old", "new"], record: str) -> Proc:
+    """The runner is killed at a record, then the server with all below it; its root as it was."""
+    scene.start_fix()
+    scene.until(record)
+    scene.kill(scene.runner())
+    scene.struck()
+    scene.notes.append("dies")
+    root = scene.server(which)
+    if root is None:
+        raise NotReached(f"{which} is gone")
+    tree = world.below(root.pid)
+    for one in world.marked(scene.marker):
+        if one.pid in tree and world.same(one):
+            scene.kill(one)
+    return root
 
 
 def _bystander(scene: Scene, pid: int) -> int:

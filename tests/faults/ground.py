@@ -25,6 +25,8 @@ LIMIT_S = 200.0
 """Of one command; only a bound, the slowest honest one waits twice 60 s for memory that stays held."""
 RESUMES = 4
 """So often a user tries again; a story that needs more is judged as it stands."""
+ROLLBACK_SHARE = 0.3
+"""So often the user of an unfinished change wants the old command back, whatever became of the new one."""
 
 Wrapper = Literal["exec", "group", "shell", "supervised"]
 WRAPPERS: tuple[Wrapper, ...] = ("exec", "group", "shell")
@@ -304,7 +306,8 @@ class Scene:
                 break
             for session in open_ones:
                 hook = self.hooks.pop(0) if self.hooks else ""
-                self.user("sessions", "resume", str(session["id"]), hook=hook)
+                verb = ("rollback", "--yes") if self.rng.random() < ROLLBACK_SHARE else ("resume",)
+                self.user("sessions", verb[0], str(session["id"]), *verb[1:], hook=hook)
         self.settled_at = time.monotonic()
 
     # -- the fault

@@ -140,6 +140,13 @@ class FakeWorld:
         owner = next((p for p in self.procs.values() if p.alive and p.ready and p.port == port), None)
         return PortOwner(owner.identity, owner.argv, f"process {owner.identity.pid}") if owner else None
 
+    def rival(self, launch: Launch, since_s: float) -> PortOwner | None:
+        """Any other process with the old words that was not launched here."""
+        for proc in self.procs.values():
+            if proc.alive and proc.argv == launch.argv and proc.identity != OLD_ID and MARK not in proc.environ:
+                return PortOwner(proc.identity, proc.argv, f"process {proc.identity.pid} (below 7, bash)")
+        return None
+
     async def healthy(self, target: Target, port: int) -> bool:
         return any(
             p.alive and p.ready and p.port == port and "draining" not in p.environ for p in self.procs.values()

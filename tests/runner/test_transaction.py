@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from tests.runner.fakes import NEW, OLD, FakeWorld, Proc, RunnerKilled, a_journal, a_target, an_order
+from tests.runner.fakes import NEW, OLD, OLD_ID, FakeWorld, Proc, RunnerKilled, a_journal, a_target, an_order
 from wizard.core.measurement import Judgement
 from wizard.core.plan import Order
 from wizard.core.progress import Outcome, RunState, Stage
@@ -15,7 +16,7 @@ from wizard.core.target import Identity, Launch, Target
 from wizard.runner.fold import fold
 from wizard.runner.journal import Journal, JournalError
 from wizard.runner.live import LiveOperations
-from wizard.runner.operations import MARK, PortOwner, Started
+from wizard.runner.operations import MARK, PortOwner, Started, Stopped
 from wizard.runner.recovery import How, resume, superseded
 from wizard.runner.transaction import Pace, Transaction, run
 
@@ -311,6 +312,7 @@ async def test_server_that_went_away_untouched_is_not_said_to_serve(tmp_path: Pa
     assert (state.outcome, state.serving) == (C, "unknown" if stranger else "none")
     assert "--max-running-requests 8" in state.help
     assert "ended by itself" in state.sentence
+    assert "sessions rollback" not in state.help, "a session that touched nothing has nothing to roll back"
     assert ("process 9" in state.sentence) is stranger
     assert not world.launched
     assert not world.signalled
@@ -329,6 +331,37 @@ async def test_old_command_that_serves_already_is_not_waited_for(tmp_path: Path)
     assert (state.outcome, state.serving, world.serving()) == (R, "old", "old"), state.sentence
     assert world.counts["release"] == 1, "only before the new one was launched"
     assert [one.argv for one in world.launched] == [NEW]
+
+
+@pytest.mark.parametrize("early", [True, False], ids=["before the launch", "while the new one starts"])
+async def test_supervisor_is_not_fought(tmp_path: Path, early: bool) -> None:
+    """It starts the old command again: its server is left to get ready, and no second one is put beside it."""
+
+    class Supervised(FakeWorld):
+        def again(self) -> None:
+            self.procs[300] = Proc(OLD, {}, Identity(300, 3000, "boot"), 4000)
+
+        async def stop(self, identity: Identity, **how: Any) -> Stopped:
+            done = await super().stop(identity, **how)
+            if early and identity == OLD_ID:
+                self.again()
+            return done
+
+        async def launch(self, launch: Launch) -> Started:
+            if not early:
+                self.again()
+            return await super().launch(launch)
+
+    world, order, target = Supervised().with_old(), an_order(), a_target()
+    journal = a_journal(tmp_path, target, order)
+    journal.append("runner", "", {"boot_s": 1.0})
+    state = await asyncio.wait_for(run(journal, order, target, world, pace=PACE), 10)
+    journal.close()
+    assert (state.outcome, state.serving, world.serving()) == (R, "old", "old"), state.sentence
+    assert "somebody else (process 300" in state.sentence
+    assert [one.argv for one in world.launched] == ([] if early else [NEW])
+    assert world.procs[300].ready
+    assert world.procs[300].identity not in world.signalled
 
 
 async def test_resumed_runner_killed_again_and_again(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ import contextlib
 import os
 import signal
 import sys
+import time
 from pathlib import Path
 
 from wizard.core.progress import Outcome, RunState
@@ -45,7 +46,9 @@ def main(argv: list[str]) -> int:
     try:
         with contextlib.suppress(OSError):
             os.setsid()
-        journal.append("runner", "", {"pid": os.getpid(), "how": how})
+        journal.append(
+            "runner", "", {"pid": os.getpid(), "how": how, "boot_s": time.clock_gettime(time.CLOCK_BOOTTIME)}
+        )
         _answer("ok")
         _let_go(error_log_path(path))
         state = asyncio.run(_work(journal, how))

@@ -31,14 +31,15 @@ def shell_command(launch: Launch, environ: Mapping[str, str] | None = None) -> s
     return f"cd {shlex.quote(launch.cwd)} && {prefix}nohup {command} >> {log} 2>&1 < /dev/null &"
 
 
-def help_text(launch: Launch, journal: Path) -> str:
-    """What to type when the wizard could not put the old command back."""
+def help_text(launch: Launch, journal: Path, *, can_roll_back: bool = True) -> str:
+    """What to type when the old command does not run; ``can_roll_back``: the session may be asked again."""
     command = shell_command(launch)
     lines = ["Start the old command by hand:", f"  {command}"]
     if HIDDEN in command:
         lines.append(f"  ({HIDDEN}: a secret; it stands in the session file {journal}, readable by you only)")
-    number = journal.stem.removeprefix("session-")
-    lines.append(f"or, when the reason is gone: sgl-wizard sessions rollback {number}")
+    if can_roll_back:
+        number = journal.stem.removeprefix("session-")
+        lines.append(f"or, when the reason is gone: sgl-wizard sessions rollback {number}")
     return "\n".join(lines)
 
 

@@ -92,6 +92,7 @@ async def decide(t: Transaction, verdict: Verdict) -> RunState:
     if t.aborted():
         raise PutBack("Aborted on request.")
     require_alive(t)
+    await t.require_no_rival()
     t.result(Stage.DECIDE, True, "kept")
     return t.end(Outcome.KEPT, "new", f"The new command serves. {verdict.sentence}")
 

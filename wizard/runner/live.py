@@ -87,6 +87,9 @@ class LiveOperations:
     def port_owner(self, host: str, port: int) -> PortOwner | None:
         return processes.port_owner(host, port)
 
+    def rival(self, launch: Launch, since_s: float) -> PortOwner | None:
+        return processes.rival(launch, since_s)
+
     async def healthy(self, target: Target, port: int) -> bool:
         import httpx
 

@@ -79,6 +79,11 @@ class Operations(Protocol):
 
     def port_owner(self, host: str, port: int) -> PortOwner | None: ...
 
+    def rival(self, launch: Launch, since_s: float) -> PortOwner | None:
+        """A process that somebody else started with this very command, so many seconds after boot or later:
+        what a supervisor does."""
+        ...
+
     async def healthy(self, target: Target, port: int) -> bool:
         """/health answered 200 within a few seconds (503 while draining)."""
         ...

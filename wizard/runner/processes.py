@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 
 from wizard.core.redact import clean, redact_argv
-from wizard.core.target import Identity
+from wizard.core.target import Identity, Launch
 from wizard.runner.operations import MARK, PortOwner
 from wizard.server import proc
 from wizard.server.identity import identify
@@ -44,6 +44,37 @@ def port_owner(host: str, port: int) -> PortOwner | None:
     above = tuple(proc.ancestors(found.owner.pid))
     session = next(filter(None, map(_session_of, (found.owner.pid, *above))), "")
     return PortOwner(found.owner, found.owner_argv, f"process {found.owner.pid} ({shown})", above, session)
+
+
+def rival(launch: Launch, since_s: float) -> PortOwner | None:
+    """The oldest process since then (seconds after boot) with the same words, that no session launched.
+
+    The same folder, user and network too: an equal command in another container is no rival.
+    """
+    since = int(since_s * os.sysconf("SC_CLK_TCK"))
+    found = []
+    for pid in proc.pids():
+        about = proc.stat(pid)
+        if about is None or about.ended or about.start_ticks < since or proc.cmdline(pid) != launch.argv:
+            continue
+        identity, above = identify(pid), tuple(proc.ancestors(pid))
+        here = proc.cwd(pid) == launch.cwd and (proc.uids(pid) or (-1,))[0] == launch.uid and _same_network(pid)
+        if identity is not None and here and not any(_session_of(one) for one in (pid, *above)):
+            found.append(PortOwner(identity, launch.argv, f"process {pid}{_below(above)}", above))
+    return min(
+        found, key=lambda o: (o.identity.start_ticks, o.identity.pid) if o.identity else (0, 0), default=None
+    )
+
+
+def _below(above: tuple[int, ...]) -> str:
+    return f" (below {above[0]}, {clean(proc.name(above[0]))})" if above and above[0] > 1 else ""
+
+
+def _same_network(pid: int) -> bool:
+    try:
+        return os.readlink(f"/proc/{pid}/ns/net") == os.readlink("/proc/self/ns/net")
+    except OSError:
+        return False
 
 
 def _session_of(pid: int) -> str:

@@ -17,6 +17,8 @@ HEALTHY_TWICE = 3
 """So many good health answers in a row after a stop that failed: the server is not draining (a draining
 one answers 503 at once, SGLang 0.5.20 recorded)."""
 
+RIVAL_TRIES = 4
+"""So many restarts by a supervisor are waited for before the old command is started beside it."""
 
 NOT_READY_EITHER = "runs but does not answer, as before the change"
 
@@ -210,6 +212,8 @@ async def _start_old(t: Transaction, attempt: int) -> str:
                     return ""
                 case _:
                     raise CannotPutBack(f"port {port} is held by {owner.detail}, which was left alone.")
+        if await _by_rival(t):
+            return ""
         if not freed.ok:
             t.say("note", Stage.ROLLBACK, {"text": f"starting although not all is free: {freed.detail}"})
         tell("starting the old command" if attempt == 1 else f"starting the old command, attempt {attempt}")
@@ -224,6 +228,43 @@ async def _start_old(t: Transaction, attempt: int) -> str:
     if t.ops.alive(child.identity):
         await t.ops.stop(child.identity, drain_limit_s=5.0, escalate=True, on_progress=tell)
     return why
+
+
+async def _by_rival(t: Transaction) -> bool:
+    """Whether a supervisor's restart of the old command gets ready: a second one beside it would take its card.
+
+    One that was seen in this session is waited for, as between two of its attempts there is nothing to see; and
+    the first of them may still die of what the new server held.
+    """
+    for _ in range(RIVAL_TRIES):
+        rival = await _next_rival(t)
+        if rival is None or rival.identity is None:
+            return False
+        log_path, log_offset = t.ops.log_end(t.old_launch)
+        text = f"{rival.detail} was started by somebody else with the old command"
+        t.say("note", Stage.ROLLBACK, {"text": text})
+        ready = await t.ops.wait_ready(
+            Started(rival.identity, log_path, log_offset),
+            t.target,
+            t.target.port,
+            deadline_s=t.consent.ready_limit_s,
+            on_progress=t.progress(Stage.ROLLBACK),
+        )
+        if ready.ok:
+            return True
+        if t.ops.alive(rival.identity):
+            raise CannotPutBack(f"{text}, does not get ready and was left alone: {ready.detail}")
+    return False
+
+
+async def _next_rival(t: Transaction) -> PortOwner | None:
+    waited = 0.0
+    while (rival := t.rival()) is None:
+        if waited >= t.pace.rival_s or not any(r.kind == "rival" for r in t.records):
+            return None
+        await asyncio.sleep(t.pace.poll_s)
+        waited += t.pace.poll_s
+    return rival
 
 
 async def _judge_owner(t: Transaction, owner: PortOwner) -> Literal["ours", "foreign"]:

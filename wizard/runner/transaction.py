@@ -31,7 +31,7 @@ from wizard.core.target import Launch, Target
 from wizard.runner.command import clean_line, flag_value, help_text, hide_known
 from wizard.runner.fold import fold
 from wizard.runner.journal import Journal, JournalError, Record
-from wizard.runner.operations import MARK, Operations, Started
+from wizard.runner.operations import MARK, Operations, PortOwner, Started
 
 T = TypeVar("T")
 Serving = Literal["old", "new", "none", "unknown"]
@@ -54,6 +54,8 @@ class Pace:
     release_limit_s: float = 60.0
     rollback_attempts: int = 2
     dying_s: float = 15.0
+    rival_s: float = 10.0
+    rival_look_s: float = 0.5
 
 
 class Transaction:
@@ -191,8 +193,9 @@ class Transaction:
         return self._aborted
 
     async def abortable(self, work: Awaitable[T]) -> T:
-        """Wait for it; PutBack when an abort comes first (the work is cancelled)."""
+        """Wait for it; PutBack when an abort comes first, or a supervisor (the work is cancelled)."""
         task = asyncio.ensure_future(work)
+        looked = time.monotonic()
         try:
             while True:
                 done, _ = await asyncio.wait({task}, timeout=self.pace.poll_s)
@@ -200,6 +203,9 @@ class Transaction:
                     return task.result()
                 if self.aborted():
                     raise self._on_abort()
+                if self.touched and time.monotonic() - looked >= self.pace.rival_look_s:
+                    await self.require_no_rival()
+                    looked = time.monotonic()
         finally:
             if not task.done():
                 task.cancel()
@@ -236,7 +242,8 @@ class Transaction:
         owner = self.ops.port_owner(self.target.host, self.target.port)
         now = "nothing serves" if owner is None else f"its port is held by {owner.detail}"
         sentence += f" The server's process has ended by itself; {now}."
-        told = help_text(self.old_launch, self.journal.path) if self.target.launch is not None else ""
+        path = self.journal.path
+        told = help_text(self.old_launch, path, can_roll_back=False) if self.target.launch is not None else ""
         return self.end(Outcome.CALLED_OFF, "none" if owner is None else "unknown", sentence, told)
 
     async def forward(self) -> RunState:
@@ -325,6 +332,7 @@ class Transaction:
             if not self.touched:
                 raise CalledOff(f"Not free: {freed.detail}.")
             raise PutBack(f"Not free for the new server: {freed.detail}.")
+        await self.require_no_rival()
         if self.journal_broken:
             raise PutBack(f"The journal cannot be written any more: {self.journal_broken}")
         self.intent(Stage.LAUNCH)
@@ -335,6 +343,22 @@ class Transaction:
             raise PutBack(f"The new command could not be started: {error}.") from error
         self.result(Stage.LAUNCH, True, f"process {child.identity.pid}")
         await self.await_ready(child)
+
+    async def require_no_rival(self) -> None:
+        """Raises PutBack when somebody else started the old command again: a supervisor is not fought."""
+        found = await asyncio.to_thread(self.rival)  # it reads all of /proc
+        if found is not None:
+            self.say("rival", None, {"text": found.detail})
+            raise PutBack(
+                f"The old command was started again by somebody else ({found.detail}), so something supervises "
+                "this server: change its command there."
+            )
+
+    def rival(self) -> PortOwner | None:
+        """Who runs the old command since this session began, and was not started by it."""
+        began = next((r.data.get("boot_s") for r in self.records if r.kind == "runner"), None)
+        known = self.was_up and isinstance(began, int | float)
+        return self.ops.rival(self.old_launch, float(began)) if known and began is not None else None
 
     async def launch_as(self, role: str, launch: Launch, port: int, stage: Stage) -> Started:
         """Start a server that carries a mark; the intent is on disk before, the identity right after."""
