@@ -168,6 +168,9 @@ class FakeWorld:
         fault = self._hit("stopped", f"stopped:{role}")
         return Stopped(True, "drained")
 
+    async def hold_still(self) -> None:
+        pass
+
     async def wait_released(
         self,
         identities: Sequence[Identity],

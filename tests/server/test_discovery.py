@@ -18,8 +18,8 @@ from wizard.server.discovery import (
     target_from_command,
     target_from_pid,
     target_from_url,
-    unit_of,
 )
+from wizard.server.supervisors.holders import unit_of
 
 SLEEP = "import time; print('up', flush=True); time.sleep(60)"
 

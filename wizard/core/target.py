@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from wizard.core.held import Held
+
 
 @dataclass(frozen=True)
 class Identity:
@@ -108,6 +110,8 @@ class Target:
     """Known by its address alone: its process cannot be seen from here."""
     local: bool = False
     """With ``remote``: the address is this host's own, so its port and its memory are those seen here."""
+    held: Held | None = None
+    """Who starts it again or ends it in a person's place; None for a bare process."""
     note: str = ""
     """What cannot be done with this target and why ("runs as another user: ..."); empty if all can."""
 
@@ -146,14 +150,16 @@ class Target:
             "request_endpoint": self.request_endpoint,
             "remote": self.remote,
             "local": self.local,
+            "held": self.held.to_json() if self.held else None,
             "note": self.note,
         }
 
     @staticmethod
     def from_json(doc: Mapping[str, Any]) -> Target:
-        rest = {k: v for k, v in doc.items() if k not in ("identity", "launch")}
+        rest = {k: v for k, v in doc.items() if k not in ("identity", "launch", "held")}
         return Target(
             **rest,
             identity=Identity.from_json(doc["identity"]) if doc.get("identity") else None,
             launch=Launch.from_json(doc["launch"]) if doc.get("launch") else None,
+            held=Held.from_json(doc["held"]) if doc.get("held") else None,
         )

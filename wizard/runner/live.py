@@ -46,6 +46,7 @@ NEEDED = (
     "wizard.server.stop",
     "wizard.runner.baseline",
     "wizard.runner.command",
+    "wizard.runner.held",
     "wizard.runner.judging",
     "wizard.runner.rollback",
 )
@@ -115,6 +116,9 @@ class LiveOperations:
         )
         self._stopped[identity] = done.tree
         return Stopped(done.ok, done.detail, done.how)
+
+    async def hold_still(self) -> None:
+        """Nobody but the wizard starts a bare process again."""
 
     async def wait_released(
         self,

@@ -92,6 +92,11 @@ class Operations(Protocol):
         self, identity: Identity, *, drain_limit_s: float, escalate: bool, on_progress: Progress
     ) -> Stopped: ...
 
+    async def hold_still(self) -> None:
+        """A changed server that its holder runs, or is about to start again, is ended and stays down. Nothing
+        to do for a bare process."""
+        ...
+
     async def wait_released(
         self,
         identities: Sequence[Identity],

@@ -12,6 +12,8 @@ from wizard.runner.command import help_text
 from wizard.runner.fold import Child, children, fold
 from wizard.runner.operations import PortOwner, Started
 from wizard.runner.transaction import Transaction
+from wizard.server.supervisors.contract import Wish
+from wizard.server.supervisors.holders import supervisor_of
 
 HEALTHY_TWICE = 3
 """So many good health answers in a row after a stop that failed: the server is not draining (a draining
@@ -44,6 +46,7 @@ async def put_back(t: Transaction, reason: str) -> RunState:
 
 async def _put_back(t: Transaction, reason: str) -> RunState:
     await _end_new(t)
+    await t.ops.hold_still()
     if not t.was_up:
         t.result(Stage.ROLLBACK, True, "down, as it was before")
         sentence = f"{reason} The server was down before the change and is down now."
@@ -85,9 +88,17 @@ def _verified(t: Transaction) -> str:
 async def _failed(t: Transaction, reason: str, why: str) -> RunState:
     t.result(Stage.ROLLBACK, False, why)
     sentence = f"{reason} The old command could not be put back: {why}"
-    help_ = help_text(t.old_launch, t.journal.path) if t.target.launch else ""
+    help_ = _to_type(t) if t.target.launch else ""
     serving: Literal["none", "unknown"] = "unknown" if await _stranger_serves(t) else "none"
     return t.end(Outcome.ROLLBACK_FAILED, serving, sentence, help_)
+
+
+def _to_type(t: Transaction) -> str:
+    """The exact words that bring the old command back, through its holder where it has one."""
+    held = t.target.held
+    supervisor = supervisor_of(held) if held is not None else None
+    undo = supervisor.steps(t.old_launch, Wish()).undo if supervisor is not None else ()
+    return help_text(t.old_launch, t.journal.path, undo)
 
 
 async def _stranger_serves(t: Transaction) -> bool:

@@ -14,7 +14,6 @@ import re
 import socket
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
 from urllib.parse import urlsplit
 
 from wizard.core.commandline import find_entry, parse
@@ -24,21 +23,10 @@ from wizard.server.catalogue import for_version
 from wizard.server.configfile import ConfigError, merged
 from wizard.server.identity import identify, is_alive
 from wizard.server.installed import version_of
+from wizard.server.supervisors.holders import holder_of
 
 DEFAULT_PORT = 30000
 _SIMULATOR = "wizard.simulator"
-_SUPERVISED = (
-    ("docker", "a Docker container"),
-    ("libpod", "a Podman container"),
-    ("kubepods", "a Kubernetes pod"),
-    ("containerd", "a container"),
-)
-_SUPERVISORS = frozenset({"supervisord", "s6-supervise", "runsv", "circusd", "monit", "runit", "god", "pm2"})
-"""Short names of programs that start a child again when it ends; the wizard would race with them."""
-_NO_SUPERVISOR = re.compile(
-    r"^(sshd?(@.*)?|crond?|atd|(.*-)?getty@.*|user@.*|docker|containerd|systemd-logind)\.service$"
-)
-"""Units that people's shells and jobs live in: nothing there starts a server again."""
 _PYTHON_SWITCHES = re.compile(r"^-[bBdEiIOPqsSuvVxR]+$|^-[XW].+$")
 
 
@@ -191,7 +179,10 @@ def _target(pid: int, sockets: Iterable[proc.Listener]) -> Target | None:
     limits, umask = proc.limits(pid), proc.umask(pid)
     launch = Launch(argv, cwd or "/", environ, out or err, err or out, owner[0], owner[1], limits, umask)
     # Where the two differ SGLang's own lines are in stderr: logging.basicConfig writes there.
-    target = Target(identity=identity, launch=launch, log_path=err or out, note=_note(pid, owner[0], cwd))
+    note, held = _note(pid, owner[0], cwd), holder_of(pid)
+    if held is not None and not held.is_managed:
+        note = note or f"{held.says()}: {held.why_not} (assisted only)"
+    target = Target(identity=identity, launch=launch, log_path=err or out, note=note, held=held)
     mine = [one for one in sockets if one.pid == pid]
     target = _described(target, argv, environ, mine)
     return target if is_alive(identity) else None
@@ -254,35 +245,7 @@ def _note(pid: int, uid: int, cwd: str | None) -> str:
         return "it is the main process of this container, which would end with it (assisted only)"
     if not _same_namespaces(pid):
         return "it runs in a container: relaunch it with the container's own tool (assisted only)"
-    for above in proc.ancestors(pid):
-        name = proc.name(above)
-        if name in _SUPERVISORS or name.startswith("PM2 "):
-            return f"{name} (process {above}) starts it again when it ends: change it there (assisted only)"
-    try:
-        groups = Path(f"/proc/{pid}/cgroup").read_text(encoding="utf-8", errors="replace")
-        mine = Path("/proc/self/cgroup").read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        return ""
-    if groups == mine:
-        return ""
-    for word, name in _SUPERVISED:
-        if word in groups and word not in mine:
-            return f"it runs in {name}: relaunch it with that tool (assisted only)"
-    unit = unit_of(groups)
-    if unit is not None and unit != unit_of(mine):
-        return f"systemd runs it ({unit}): change its ExecStart and restart the unit (assisted only)"
     return ""
-
-
-def unit_of(cgroup: str) -> str | None:
-    """The systemd service that a /proc/PID/cgroup text names; None for login sessions and plain jobs."""
-    for line in cgroup.splitlines():
-        for part in reversed(line.split(":", 2)[-1].split("/")):
-            if part.endswith(".service"):
-                if not _NO_SUPERVISOR.match(part):
-                    return part
-                break  # below user@.service stands the user's own unit, if there is one
-    return None
 
 
 def _is_main_of_container(pid: int) -> bool:

@@ -1,0 +1,201 @@
+"""systemd: the text of the drop-in; stop, start and back through a stand-in client that really runs units."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import stat
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tests.runner.test_detached import wait
+from tests.server.supervisors.world import CLIENT, UNIT, World, world_in
+from wizard.core.target import Launch
+from wizard.server import proc
+from wizard.server.identity import is_alive
+from wizard.server.supervisors import systemd
+from wizard.server.supervisors.contract import SupervisorError, Wish
+
+
+def reader() -> Any:
+    """The stand-in's own reader of unit files."""
+    import importlib.util
+
+    os.environ.setdefault("STANDIN_WORLD", "/nonexistent")
+    spec = importlib.util.spec_from_file_location("standin_systemctl", CLIENT)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+READER = reader()
+# systemd refuses NUL in a line, as execve does; surrogates are no UTF-8
+WORDS = st.text(st.characters(exclude_characters="\0", exclude_categories=("Cs",)), max_size=40)
+
+
+@given(st.lists(WORDS, max_size=6), st.sampled_from(["/usr/bin/python3", "python"]))
+def test_any_words_come_back_from_an_exec_start_line(rest: list[str], first: str) -> None:
+    argv = (first, *rest)
+    lines = systemd.drop_in("/usr/bin/python3", Wish(argv)).split("\n")
+    (line,) = (one for one in lines if one.startswith("ExecStart=") and one != "ExecStart=")
+    assert READER.command(line.removeprefix("ExecStart=")) == ("/usr/bin/python3", list(argv))
+
+
+@given(st.from_regex(r"[A-Z_]{1,12}", fullmatch=True), WORDS)
+def test_any_value_comes_back_from_an_environment_line(name: str, value: str) -> None:
+    word = READER.words_of(systemd.assignment(name, value))
+    assert [w.replace("%%", "%") for w in word] == [f"{name}={value}"]
+
+
+@pytest.mark.parametrize(
+    ("word", "written"),
+    [
+        ("--port", "--port"),
+        ("a b", '"a b"'),
+        ("100%", "100%%"),
+        ("$HOME", '"$$HOME"'),
+        ('{"a": 1}', '"{\\"a\\": 1}"'),
+        ("", '""'),
+        (";", '";"'),
+        ("a\nb", '"a\\nb"'),
+    ],
+)
+def test_words_as_systemd_wants_them(word: str, written: str) -> None:
+    assert systemd.quote(word) == written
+
+
+@pytest.fixture
+def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[World]:
+    with world_in(tmp_path, monkeypatch) as made:
+        yield made
+
+
+def said(_: str) -> None:
+    pass
+
+
+async def test_stop_start_and_back(world: World) -> None:
+    signals = world.folder / "signals"
+    world.set_up("--signals", str(signals))
+    before = world.asked()
+    identity, supervisor = world.identity, systemd.Systemd(world.held)
+    argv = tuple(proc.cmdline(identity.pid))
+    old = Launch(argv, str(world.folder))
+
+    how = await supervisor.stop(identity, drain_limit_s=10, escalate=True, say=said)
+    assert "ended by itself" in how
+    assert signals.read_text(encoding="ascii").split() == [str(int(signal.SIGTERM))]
+    await asyncio.sleep(0.8)  # Restart=always would have started it again by now
+    assert not is_alive(identity)
+    assert world.main == 0
+    assert world.files == [], "what was written for the stop is gone"
+
+    wish = Wish((*argv, "--max-running-requests", "7"), {"SGLANG_X": 'a "b" 100%', "GONE": None})
+    new = await supervisor.start(wish)
+    world.wait_for_port()
+    assert world.asked()[-2:] == ["--max-running-requests", "7"]
+    assert proc.environ(new.pid)["SGLANG_X"] == 'a "b" 100%'
+    change = world.folder / "etc" / f"{UNIT}.d" / systemd.NAME
+    assert stat.S_IMODE(change.stat().st_mode) == 0o600
+
+    await supervisor.stop(new, drain_limit_s=10, escalate=True, say=said)
+    await supervisor.hold_still(old)
+    await supervisor.start(Wish())
+    world.wait_for_port()
+    assert world.asked() == before
+    assert not change.exists()
+    assert not change.parent.exists()
+
+
+async def test_a_new_server_that_systemd_starts_again_is_held_still(world: World) -> None:
+    """It crashes, Restart=always brings it back: the way back must not race with that."""
+    world.set_up()
+    before, argv = world.asked(), tuple(proc.cmdline(world.main))
+    old = Launch(argv, str(world.folder))
+    supervisor = systemd.Systemd(world.held)
+    await supervisor.stop(world.identity, drain_limit_s=10, escalate=True, say=said)
+    new = await supervisor.start(Wish((*argv, "--max-running-requests", "7")))
+    world.wait_for_port()
+    os.kill(new.pid, signal.SIGKILL)
+    await asyncio.sleep(1.0)
+    assert world.main not in (0, new.pid), "the stand-in did not start it again"
+    await supervisor.hold_still(old)
+    assert world.main == 0
+    await supervisor.start(Wish())
+    world.wait_for_port()
+    assert world.asked() == before
+
+
+async def test_an_untouched_unit_is_not_held_still(world: World) -> None:
+    world.set_up()
+    identity, supervisor = world.identity, systemd.Systemd(world.held)
+    old = Launch(tuple(proc.cmdline(identity.pid)), str(world.folder))
+    await supervisor.hold_still(old)
+    assert is_alive(identity)
+    # a change that was written, and not yet taken in by a restart
+    await supervisor._write(supervisor.change, systemd.drop_in(sys.executable, Wish((*old.argv, "--crash"))))
+    await supervisor.hold_still(old)
+    assert is_alive(identity)
+    assert world.files == []
+
+
+async def test_a_drain_beyond_the_limit(world: World) -> None:
+    world.set_up("--drain-s", "600")
+    old, supervisor = world.identity, systemd.Systemd(world.held)
+    with pytest.raises(SupervisorError, match="still stops after"):
+        await supervisor.stop(old, drain_limit_s=0.5, escalate=False, say=said)
+    assert is_alive(old)
+    how = await supervisor.stop(old, drain_limit_s=0.5, escalate=True, say=said)
+    assert "systemd killed it" in how
+    assert not is_alive(old)
+
+
+async def test_a_command_that_fails_at_once(world: World) -> None:
+    world.restart = "no"
+    world.set_up()
+    argv = tuple(proc.cmdline(world.main))
+    old = Launch(argv, str(world.folder))
+    supervisor = systemd.Systemd(world.held)
+    await supervisor.stop(world.identity, drain_limit_s=10, escalate=True, say=said)
+    try:
+        await supervisor.start(Wish((*argv, "--crash")))  # it may be seen alive just before it ends
+    except SupervisorError as refused:
+        said(str(refused))
+    wait(lambda: world.main == 0)
+    await supervisor.hold_still(old)
+    await supervisor.start(Wish())
+    world.wait_for_port()
+
+
+def test_what_cannot_be_done_is_said(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    world.set_up()
+    assert world.held.is_managed
+    assert world.held.says() == f"systemd runs it ({UNIT}, Restart=always)"
+    assert "wrapper" in systemd.held_by(1, UNIT).why_not
+    assert "could not be found" in systemd.held_by(world.main, "other.service").why_not
+    assert "own systemd" in systemd.held_by(world.main, UNIT, user=True).why_not
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "geteuid", lambda: 1000)
+        assert "root" in systemd.held_by(world.main, UNIT).why_not
+        patch.setenv("PATH", "/nonexistent")
+        assert "not installed" in systemd.held_by(world.main, UNIT).why_not
+
+
+def test_what_is_shown_holds_no_secret(world: World) -> None:
+    world.set_up()
+    supervisor = systemd.Systemd(world.held)
+    old = Launch(tuple(proc.cmdline(world.main)), "/")
+    steps = supervisor.steps(old, Wish((*old.argv, "--tp", "2"), {"HF_TOKEN": "hf_aaaaaaaaaaaaaaaaaaaa"}))
+    text = "\n".join((*steps.apply, *steps.undo))
+    assert "s3cret" not in text
+    assert "hf_aaa" not in text
+    assert "systemctl restart sglang.service" in text

@@ -1,0 +1,267 @@
+"""A systemd unit: the change is a drop-in with the new ExecStart, and the rollback removes it.
+
+A plain ``systemctl stop`` sends SIGTERM to the whole control group (KillMode=control-group is the default,
+systemd.kill(5)), which kills SGLang's scheduler first and cuts every stream (recordings/cpu). So a second
+drop-in below /run, which no reboot survives, asks for KillMode=mixed while it is stopped: SIGTERM to the
+server's own process, and SIGKILL to what is left once the drain limit has passed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import re
+import time
+from collections.abc import Mapping
+from pathlib import Path
+
+from wizard.core.held import Held
+from wizard.core.redact import HIDDEN, is_secret_variable, redact_argv
+from wizard.core.target import Identity, Launch
+from wizard.server import proc
+from wizard.server.identity import identify, is_alive
+from wizard.server.supervisors.contract import Say, Steps, SupervisorError, Wish
+from wizard.server.supervisors.tool import act, ask
+
+NAME = "zz-sgl-wizard.conf"
+STOP_NAME = "zz-sgl-wizard-stop.conf"
+SYSTEM_FOLDERS = ("/etc/systemd/system", "/run/systemd/system")
+POLL_S = 0.2
+START_LIMIT_S = 30.0
+"""Until the unit has a process; not until that serves."""
+STOP_SLACK_S = 20.0
+"""After the drain limit systemd kills by itself; CUDA processes take seconds to go."""
+QUIET_STOP_S = 10.0
+
+_PROPERTIES = ["MainPID", "Type", "Restart", "RefuseManualStop", "RefuseManualStart", "ExecStart", "LoadState"]
+_SIMPLE_TYPES = frozenset({"simple", "exec", "notify", "notify-reload", "idle"})
+_PLAIN = re.compile(r"[\w@%+=:,./-]+\Z", re.ASCII)
+_ESCAPES = {"\\": "\\\\", '"': '\\"', "\n": "\\n", "\t": "\\t", "\r": "\\r", "\a": "\\a", "\b": "\\b"}
+
+
+# -- words as a unit file has them
+
+
+def quote(word: str) -> str:
+    """One word of an ``ExecStart=`` line, systemd.service(5): %, $ doubled, C escapes inside double quotes."""
+    doubled = word.replace("%", "%%").replace("$", "$$")
+    if _PLAIN.match(doubled) and "$" not in doubled:
+        return doubled
+    return '"' + _escaped(doubled) + '"'
+
+
+def assignment(name: str, value: str) -> str:
+    """One quoted ``NAME=value`` of an ``Environment=`` line; "$" has no meaning there (systemd.exec(5))."""
+    return '"' + _escaped(f"{name}={value}".replace("%", "%%")) + '"'
+
+
+def _escaped(text: str) -> str:
+    out = []
+    for char in text:
+        known = _ESCAPES.get(char)
+        out.append(known if known else f"\\x{ord(char):02x}" if ord(char) < 32 or ord(char) == 127 else char)
+    return "".join(out)
+
+
+def drop_in(program: str, wish: Wish) -> str:
+    """The text of the drop-in. ``program``: the path that the unit runs; argv[0] stays what it was."""
+    assert wish.argv is not None
+    first = quote(program) if wish.argv[0] == program else f"@{quote(program)} {quote(wish.argv[0])}"
+    lines = [
+        "# Written by sgl-wizard. To take the change back: remove this file, systemctl daemon-reload, restart.",
+        "[Service]",
+        "ExecStart=",
+        "ExecStart=" + " ".join([first, *map(quote, wish.argv[1:])]),
+    ]
+    for name, value in sorted((wish.environ or {}).items()):
+        lines.append(
+            f"Environment={assignment(name, value)}" if value is not None else f"UnsetEnvironment={name}"
+        )
+    return "\n".join(lines) + "\n"
+
+
+# -- who it is
+
+
+def held_by(pid: int, unit: str, user: bool = False, folders: tuple[str, str] = SYSTEM_FOLDERS) -> Held:
+    """The unit as holder of process ``pid``; ``why_not`` says what stands in the way. Only asks."""
+    details = {"folder": folders[0], "run_folder": folders[1]}
+    try:
+        about = _show(_client(user), unit)
+    except SupervisorError as error:
+        return Held("systemd", unit, "", str(error), details)
+    policy = about.get("Restart", "no")
+    details["program"] = _program(about.get("ExecStart", ""))
+    held = Held("systemd", unit, "" if policy in ("no", "") else f"Restart={policy}", "", details)
+    why = _why_not(about, pid, user, details["program"])
+    return Held(held.kind, held.name, held.restarts, why, details)
+
+
+def _why_not(about: Mapping[str, str], pid: int, user: bool, program: str) -> str:
+    if user:
+        return "it is a unit of a user's own systemd"
+    if os.geteuid() != 0:
+        return "only root may change a system unit: run the wizard as root"
+    if about.get("LoadState") not in (None, "loaded"):
+        return f"the unit is {about['LoadState']}"
+    if about.get("Type", "simple") not in _SIMPLE_TYPES:
+        return f"its type is {about['Type']}"
+    if about.get("MainPID") != str(pid):
+        return "the unit starts a wrapper around the server"
+    if not program:
+        return "its ExecStart cannot be read"
+    if "yes" in (about.get("RefuseManualStop"), about.get("RefuseManualStart")):
+        return "the unit refuses to be stopped or started by hand"
+    return ""
+
+
+def _program(exec_start: str) -> str:
+    """The one program of ``systemctl show -p ExecStart``; "" for none or several."""
+    found = re.findall(r"\{ path=(.*?) ; argv\[\]=", exec_start)
+    return found[0] if len(found) == 1 else ""
+
+
+def _client(user: bool = False) -> tuple[str, ...]:
+    return ("systemctl", "--user") if user else ("systemctl",)
+
+
+def _show(client: tuple[str, ...], unit: str) -> dict[str, str]:
+    words = [word for name in _PROPERTIES for word in ("-p", name)]
+    text = ask([*client, "show", unit, *words])
+    return dict(line.split("=", 1) for line in text.splitlines() if "=" in line)
+
+
+def _shown(environ: Mapping[str, str | None] | None) -> dict[str, str | None]:
+    return {k: HIDDEN if v is not None and is_secret_variable(k) else v for k, v in (environ or {}).items()}
+
+
+class Systemd:
+    """Stops and starts one unit. ``held``: managed, of this kind."""
+
+    def __init__(self, held: Held) -> None:
+        self.unit = held.name
+        self.program = held.details["program"]
+        self.change = Path(held.details["folder"]) / f"{self.unit}.d" / NAME
+        self.stopping = Path(held.details["run_folder"]) / f"{self.unit}.d" / STOP_NAME
+        self._client = _client()
+
+    def steps(self, old: Launch, wish: Wish) -> Steps:
+        shown = Wish(tuple(redact_argv(wish.argv or old.argv)), _shown(wish.environ))
+        text = drop_in(self.program, shown).splitlines()[1:]
+        restart = (f"systemctl restart {self.unit}",)
+        return Steps(
+            (f"# {self.change}:", *text, "systemctl daemon-reload", *restart),
+            (f"rm {self.change}", "systemctl daemon-reload", *restart),
+        )
+
+    async def stop(self, identity: Identity, *, drain_limit_s: float, escalate: bool, say: Say) -> str:
+        began = time.monotonic()
+        limit = f"{max(1, round(drain_limit_s))}s" if escalate else "infinity"
+        await self._write(self.stopping, f"[Service]\nKillMode=mixed\nTimeoutStopSec={limit}\n")
+        try:
+            await act([*self._client, "stop", "--no-block", self.unit])
+            last = drain_limit_s + (STOP_SLACK_S if escalate else 0.0)
+            while is_alive(identity):
+                waited = time.monotonic() - began
+                if waited >= last:
+                    raise SupervisorError(
+                        f"{self.unit} still stops after {waited:.0f} s; it will end by itself"
+                    )
+                say(f"running requests may end: {waited:.0f} of {drain_limit_s:g} s")
+                await asyncio.sleep(POLL_S)
+            await self._until_inactive(STOP_SLACK_S)
+        finally:
+            await self._remove(self.stopping)
+        took = time.monotonic() - began
+        how = "it ended by itself" if took <= drain_limit_s else "systemd killed it"
+        return f"{how} after {took:.0f} s ({self.unit} is stopped)"
+
+    async def hold_still(self, old: Launch) -> None:
+        await self._remove(self.stopping)  # of a runner that died in a stop
+        if not await asyncio.to_thread(self.change.exists):
+            return
+        await self._remove(self.change)
+        if await self._state() in ("inactive", "failed"):
+            return
+        found = await asyncio.to_thread(_show, self._client, self.unit)
+        if proc.cmdline(int(found.get("MainPID", "0"))) == old.argv:
+            return
+        await self._write(self.stopping, f"[Service]\nKillMode=mixed\nTimeoutStopSec={QUIET_STOP_S:g}s\n")
+        try:
+            await act([*self._client, "stop", self.unit], QUIET_STOP_S + STOP_SLACK_S)
+        finally:
+            await self._remove(self.stopping)
+
+    async def start(self, wish: Wish) -> Identity:
+        await self._remove(self.stopping)
+        if wish.is_old:
+            await self._remove(self.change)
+        else:
+            await self._write(self.change, drop_in(self.program, wish))
+        with contextlib.suppress(SupervisorError):
+            await act([*self._client, "reset-failed", self.unit])  # or its start limit would refuse
+        await act([*self._client, "start", "--no-block", self.unit])
+        deadline = time.monotonic() + START_LIMIT_S
+        while time.monotonic() < deadline:
+            found = await asyncio.to_thread(_show, self._client, self.unit)
+            pid = found.get("MainPID", "0")
+            identity = identify(int(pid)) if pid.isdigit() and pid != "0" else None
+            if identity is not None and is_alive(identity) and _runs_wish(identity.pid, wish):
+                return identity
+            if await self._state() == "failed":
+                raise SupervisorError(f"{self.unit} failed at once: journalctl -u {self.unit} says why")
+            await asyncio.sleep(POLL_S)
+        raise SupervisorError(f"{self.unit} has no process of that command after {START_LIMIT_S:g} s")
+
+    async def _until_inactive(self, limit_s: float) -> None:
+        deadline = time.monotonic() + limit_s
+        while await self._state() not in ("inactive", "failed"):
+            if time.monotonic() > deadline:
+                raise SupervisorError(f"{self.unit} is not stopped although its process ended")
+            await asyncio.sleep(POLL_S)
+
+    async def _state(self) -> str:
+        return (await act([*self._client, "show", self.unit, "-p", "ActiveState", "--value"])).strip()
+
+    async def _write(self, path: Path, text: str) -> None:
+        _write_whole(path, text)
+        await act([*self._client, "daemon-reload"])
+
+    async def _remove(self, path: Path) -> None:
+        if _removed(path):
+            await act([*self._client, "daemon-reload"])
+
+
+def _write_whole(path: Path, text: str) -> None:
+    """0600: the command may hold a key. Whole or not at all. Raises SupervisorError."""
+    fresh = path.with_suffix(".new")  # systemd reads *.conf only
+    try:
+        path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
+        fresh.touch(mode=0o600)
+        fresh.chmod(0o600)
+        fresh.write_text(text, encoding="utf-8")
+        os.replace(fresh, path)
+    except OSError as error:
+        raise SupervisorError(f"{path} cannot be written: {error.strerror}") from None
+
+
+def _removed(path: Path) -> bool:
+    """Whether there was something to remove. Raises SupervisorError."""
+    try:
+        path.unlink()
+    except FileNotFoundError:
+        return False
+    except OSError as error:
+        raise SupervisorError(f"{path} cannot be removed: {error.strerror}") from None
+    with contextlib.suppress(OSError):
+        path.parent.rmdir()  # only where it is empty, that is where it was ours
+    return True
+
+
+def _runs_wish(pid: int, wish: Wish) -> bool:
+    """Between fork and exec a unit's process is still systemd's own executor."""
+    argv = proc.cmdline(pid)
+    if wish.argv is None:
+        return bool(argv) and "systemd" not in os.path.basename(argv[0])
+    return argv == wish.argv
