@@ -75,6 +75,11 @@ def face_signalled(scene: Scene) -> str:
     born = world.look(face.pid)
     scene.kill(born, number)
     scene.struck()
+    if number == signal.SIGTERM and not _ended(scene):
+        said = scene.end_of(face)
+        if said.code != 143 or "sgl-wizard sessions abort 1" not in said.said:
+            scene.silent = f"fix left on SIGTERM with exit {said.code} and did not say that the change goes on"
+        scene.face = None
     if number == signal.SIGSTOP:
         scene.wait(lambda: _ended(scene) or scene.runner() is None, "the change to end", 90)
         scene.kill(born, signal.SIGCONT)

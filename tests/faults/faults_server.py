@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 from typing import Literal
 
-from tests.faults import world
+from tests.faults import watch, world
 from tests.faults.ground import HERE, Scene
 from tests.faults.watch import NotReached
 from tests.faults.world import Proc
@@ -144,9 +144,9 @@ def supervisor_restarts(scene: Scene) -> str:
 
 
 def pid_reused(scene: Scene) -> str:
-    """The runner dies at ``moment``[1], then the server that it knows, and a bystander gets that very pid."""
-    which, record = scene.moment
-    root = _all_dead(scene, which, record)
+    """``moment``: whose, K. The runner dies after record K, then the server; a bystander gets that very pid."""
+    which, number = scene.moment
+    root = _all_dead(scene, which, number)
 
     def free() -> bool:
         for process in scene.own:
@@ -154,30 +154,29 @@ def pid_reused(scene: Scene) -> str:
         return not Path(f"/proc/{root.pid}").exists()
 
     scene.wait(free, "the pid to be free")
-    return f"{which} at '{record}', pid {_bystander(scene, root.pid)} given again"
+    return f"{which} after record {number}, pid {_bystander(scene, root.pid)} given again"
 
 
 def rebooted(scene: Scene) -> str:
     """Runner and server die, and all that the journal names is of an earlier boot (its boot id is another)."""
-    which, record = scene.moment
-    _all_dead(scene, which, record)
-    scene.wait(scene.no_more, "the face to see it")
+    which, number = scene.moment
+    _all_dead(scene, which, number)
     boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
     other = "00000000" + boot[8:]
     with sqlite3.connect(scene.journal) as db:
         for table in ("meta", "records"):
             db.execute(f"UPDATE {table} SET json = replace(json, ?, ?)", (boot, other))
     db.close()
-    return f"after '{record}'"
+    return f"after record {number}, '{watch.told(scene.journal)[-1].name}'"
 
 
-def _all_dead(scene: Scene, which: Literal["old", "new"], record: str) -> Proc:
-    """The runner is killed at a record, then the server with all below it; its root as it was."""
-    scene.start_fix()
-    scene.until(record)
-    scene.kill(scene.runner())
+def _all_dead(scene: Scene, which: Literal["old", "new"], number: int) -> Proc:
+    """The runner dies right after a record, then the server with all below it; its root as it was."""
+    face = scene.start_fix(hook=f"kill:after:{number}")
+    scene.wait(lambda: face.poll() is not None, "the face to see it", 90)
     scene.struck()
-    scene.notes.append("dies")
+    if scene.runner() is not None or watch.told(scene.journal)[-1].kind == "ended":
+        raise NotReached(f"record {number}")
     root = scene.server(which)
     if root is None:
         raise NotReached(f"{which} is gone")

@@ -317,7 +317,7 @@ class Scene:
         self.fault_at = time.monotonic()
 
     def no_more(self) -> bool:
-        """Whether no more records will come: ``fix`` has ended."""
+        """Whether no more records are to be waited for: ``fix`` has ended."""
         return self.face is not None and self.face.poll() is not None
 
     def until(self, name: str, path: Path | None = None) -> watch.Line:

@@ -39,7 +39,8 @@ async def _after(t: Transaction, factor: int) -> Measurement | None:
     """None when the measurement itself failed while the server lives."""
     t.intent(Stage.MEASURE)
     try:
-        found = await t.abortable(t.measured(Stage.MEASURE, t.new_port, t.new_launch, factor))
+        work = t.measured(Stage.MEASURE, t.new_port, t.new_launch, factor)
+        found = await t.abortable(work, measures=True)
     except PutBack:
         t.result(Stage.MEASURE, False, "aborted")
         raise
