@@ -31,10 +31,11 @@ def shell_command(launch: Launch, environ: Mapping[str, str] | None = None) -> s
     return f"cd {shlex.quote(launch.cwd)} && {prefix}nohup {command} >> {log} 2>&1 < /dev/null &"
 
 
-def help_text(launch: Launch, journal: Path, *, can_roll_back: bool = True) -> str:
-    """What to type when the old command does not run; ``can_roll_back``: the session may be asked again."""
-    command = shell_command(launch)
-    lines = ["Start the old command by hand:", f"  {command}"]
+def help_text(launch: Launch, journal: Path, undo: Sequence[str] = (), *, can_roll_back: bool = True) -> str:
+    """What to type when the old command does not run. ``undo``: the words of its holder, where it has one;
+    ``can_roll_back``: the session may be asked again."""
+    command = shell_command(launch) if not undo else ""
+    lines = ["Start the old command by hand:", *(f"  {line}" for line in undo or (command,))]
     if HIDDEN in command:
         lines.append(f"  ({HIDDEN}: a secret; it stands in the session file {journal}, readable by you only)")
     if can_roll_back:

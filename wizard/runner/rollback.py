@@ -8,12 +8,9 @@ from typing import Literal
 
 from wizard.core.progress import Outcome, RunState, Stage
 from wizard.core.target import Identity
-from wizard.runner.command import help_text
 from wizard.runner.fold import Child, children, fold
 from wizard.runner.operations import PortOwner, Started
 from wizard.runner.transaction import Transaction
-from wizard.server.supervisors.contract import Wish
-from wizard.server.supervisors.holders import supervisor_of
 
 HEALTHY_TWICE = 3
 """So many good health answers in a row after a stop that failed: the server is not draining (a draining
@@ -88,17 +85,9 @@ def _verified(t: Transaction) -> str:
 async def _failed(t: Transaction, reason: str, why: str) -> RunState:
     t.result(Stage.ROLLBACK, False, why)
     sentence = f"{reason} The old command could not be put back: {why}"
-    help_ = _to_type(t) if t.target.launch else ""
+    help_ = t.to_type()
     serving: Literal["none", "unknown"] = "unknown" if await _stranger_serves(t) else "none"
     return t.end(Outcome.ROLLBACK_FAILED, serving, sentence, help_)
-
-
-def _to_type(t: Transaction) -> str:
-    """The exact words that bring the old command back, through its holder where it has one."""
-    held = t.target.held
-    supervisor = supervisor_of(held) if held is not None else None
-    undo = supervisor.steps(t.old_launch, Wish()).undo if supervisor is not None else ()
-    return help_text(t.old_launch, t.journal.path, undo)
 
 
 async def _stranger_serves(t: Transaction) -> bool:

@@ -32,6 +32,8 @@ from wizard.runner.command import clean_line, flag_value, help_text, hide_known
 from wizard.runner.fold import fold
 from wizard.runner.journal import Journal, JournalError, Record
 from wizard.runner.operations import MARK, Operations, PortOwner, Started
+from wizard.server.supervisors.contract import Wish
+from wizard.server.supervisors.holders import supervisor_of
 
 T = TypeVar("T")
 Serving = Literal["old", "new", "none", "unknown"]
@@ -121,6 +123,15 @@ class Transaction:
     def measures_speed(self) -> bool:
         by_load = self.consent.load_test and self.order.workload is not None
         return self.plan.goal.reading != "ready" and (by_load or self.consent.passive)
+
+    def to_type(self, can_roll_back: bool = True) -> str:
+        """The exact words that bring the old command back, through its holder if it has one; "" if unknown."""
+        if self.target.launch is None:
+            return ""
+        held = self.target.held
+        supervisor = supervisor_of(held) if held is not None else None
+        undo = supervisor.steps(self.old_launch, Wish()).undo if supervisor is not None else ()
+        return help_text(self.old_launch, self.journal.path, undo, can_roll_back=can_roll_back)
 
     # -- the journal
 
@@ -245,8 +256,7 @@ class Transaction:
         owner = self.ops.port_owner(self.target.host, self.target.port)
         now = "nothing serves" if owner is None else f"its port is held by {owner.detail}"
         sentence += f" The server's process has ended by itself; {now}."
-        path = self.journal.path
-        told = help_text(self.old_launch, path, can_roll_back=False) if self.target.launch is not None else ""
+        told = self.to_type(can_roll_back=False)
         return self.end(Outcome.CALLED_OFF, "none" if owner is None else "unknown", sentence, told)
 
     async def forward(self) -> RunState:

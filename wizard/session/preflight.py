@@ -31,6 +31,9 @@ _MOVES_WEIGHTS = [
 """Settings after which the weights take another share of the card than they did at the last start."""
 
 
+WAYS = {"systemd": "the change is a drop-in to its unit, the rollback removes it"}
+
+
 def check_plan(plan: Plan, target: Target, env: Env = lambda _: None) -> Plan:
     """The plan with its checks: (name, passed, detail). Looks only; touches nothing.
 
@@ -47,6 +50,8 @@ def check_plan(plan: Plan, target: Target, env: Env = lambda _: None) -> Plan:
     launch = target.launch
     if launch is not None:
         checks.append(_start(launch))
+    if target.held is not None and target.held.is_managed:
+        checks.append(("holder", True, f"{target.held.says()}; {WAYS[target.held.kind]}"))
     if target.remote and target.local:
         checks.append(("host", False, "its process cannot be seen: run as its user or as root"))
     elif target.remote:
