@@ -168,6 +168,8 @@ class FakeWorld:
         fault = self._hit("stopped", f"stopped:{role}")
         return Stopped(True, "drained")
 
+    by_hand = False
+
     async def hold_still(self) -> None:
         pass
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.server.conftest import MODULE, PRETEND, Stage, free_port, pretend_environ, wait_until, who
+from wizard.core.target import Target
 from wizard.server import discovery, proc
 from wizard.server.discovery import (
     TargetError,
@@ -167,7 +168,7 @@ def test_another_users_server_in_a_closed_folder_is_found_and_explained() -> Non
             for words in (argv, ["python", *argv[1:]]):
                 found = target_from_command(words, name, {"PATH": str(program.parent)})
                 assert (found.version, found.port) == (None, 31007)
-            note = discovery._note(os.getpid(), 0, None)
+            note = discovery._note(os.getpid(), 0, None, None)
         finally:
             os.seteuid(0)
     assert note == "it runs as user id 0: run the wizard as that user or as root to relaunch it"
@@ -319,9 +320,13 @@ def test_a_supervised_server_is_assisted_only(stage: Stage) -> None:
     )
     process = stage.script(code, str(free_port()), env=pretend_environ())
     stage.wait_for("log", "fired up")
-    note = target_from_pid(process.pid).note
-    assert note.startswith("supervisord")
-    assert "assisted only" in note
+    found = target_from_pid(process.pid)
+    assert found.held is not None
+    assert found.held.says().startswith("supervisord")
+    assert found.held.is_assisted
+    assert not found.held.is_managed
+    assert found.note == ""
+    assert Target.from_json(found.to_json()) == found
 
 
 @pytest.mark.parametrize(

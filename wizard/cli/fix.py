@@ -219,6 +219,8 @@ def _refusal(args: argparse.Namespace, plan: Plan) -> str | None:
     failed = [f"{name}: {detail}" for name, passed, detail in plan.checks if not passed]
     if failed:
         return "Pre-flight failed, nothing was changed: " + "; ".join(failed)
+    if plan.by_hand and not sys.stdin.isatty():
+        return "Nobody sits here: what holds this server has to be changed by a person (run fix in a terminal)."
     if not args.yes and (args.json or not sys.stdin.isatty()):
         return "Nobody can be asked here. Give --yes to agree to this plan."
     return None

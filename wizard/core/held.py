@@ -13,13 +13,15 @@ HolderKind = Literal["systemd", "docker", "podman", "compose", "kubernetes", "ot
 class Held:
     """A server's holder. ``name``: unit, container, service, pod or program. ``restarts``: the policy by which
     it starts the server again, "" for none. ``why_not``: why the wizard cannot act through it here; "" if it
-    can. ``details``: what its module needs (unit folder, compose files ...), never a secret.
+    can. ``is_assisted``: it cannot, yet it can tell a person what to do, see the server go and come back, and
+    verify. ``details``: what its module needs (unit folder, compose files ...), never a secret.
     """
 
     kind: HolderKind
     name: str
     restarts: str = ""
     why_not: str = ""
+    is_assisted: bool = False
     details: Mapping[str, str] = field(default_factory=dict)
 
     @property

@@ -76,6 +76,8 @@ class Plan:
     """What a person has to do first (e.g. free the port); empty when the wizard can do it all."""
     waits_for_port: bool = False
     """Nothing is changed; the wizard waits until the port is free and starts the old command."""
+    by_hand: bool = False
+    """A person makes the change where the server is held; the wizard says what, waits for it and verifies."""
     checks: tuple[tuple[str, bool, str], ...] = ()
     """Pre-flight: (name, passed, detail)."""
 
@@ -95,6 +97,7 @@ class Plan:
             "environ": dict(self.environ),
             "actions": list(self.actions),
             "waits_for_port": self.waits_for_port,
+            "by_hand": self.by_hand,
             "checks": [list(c) for c in self.checks],
         }
 
@@ -115,6 +118,7 @@ class Plan:
             environ=dict(doc["environ"]),
             actions=tuple(doc["actions"]),
             waits_for_port=bool(doc.get("waits_for_port", False)),
+            by_hand=bool(doc.get("by_hand", False)),
             checks=tuple((str(c[0]), bool(c[1]), str(c[2])) for c in doc["checks"]),
         )
 

@@ -100,13 +100,12 @@ async def _work(journal: Journal, how: str) -> RunState:
 
 def _operations(journal: Journal) -> Operations:
     target = journal.target
-    if target.held is not None:
-        from wizard.runner.held import HeldOperations
-        from wizard.server.supervisors.holders import supervisor_of
+    from wizard.runner.held import HeldOperations
+    from wizard.server.supervisors.holders import supervisor_of
 
-        supervisor = supervisor_of(target.held)
-        if supervisor is not None:
-            return HeldOperations(journal.path, target, supervisor)
+    supervisor = supervisor_of(target)
+    if supervisor is not None:
+        return HeldOperations(journal.path, target, supervisor)
     return LiveOperations(journal.path)
 
 

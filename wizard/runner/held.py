@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from wizard.core.target import Identity, Launch, Target
 from wizard.runner.live import LiveOperations
-from wizard.runner.operations import MARK, Progress, Started, Stopped
+from wizard.runner.operations import MARK, Progress, Released, Started, Stopped
 from wizard.server import proc
 from wizard.server.supervisors.contract import Supervisor, SupervisorError, Wish
 
@@ -19,6 +20,7 @@ class HeldOperations(LiveOperations):
         assert target.launch is not None
         self._old = target.launch
         self._supervisor = supervisor
+        self.by_hand = target.held is not None and not target.held.is_managed
 
     async def stop(
         self, identity: Identity, *, drain_limit_s: float, escalate: bool, on_progress: Progress
@@ -34,6 +36,19 @@ class HeldOperations(LiveOperations):
 
     async def hold_still(self) -> None:
         await self._supervisor.hold_still(self._old)
+
+    async def wait_released(
+        self,
+        identities: Sequence[Identity],
+        target: Target,
+        port: int,
+        *,
+        limit_s: float,
+        on_progress: Progress,
+    ) -> Released:
+        if self.by_hand:  # its holder may have started it again already
+            return Released(True, "it is started where it is held")
+        return await super().wait_released(identities, target, port, limit_s=limit_s, on_progress=on_progress)
 
     def log_end(self, launch: Launch) -> tuple[str | None, int]:
         """Its output goes where its holder sends it: to the same file as before, or to a journal."""

@@ -74,6 +74,8 @@ def known_signatures() -> tuple[Signature, ...]:
 class LiveOperations:
     """Acts on this machine. ``journal``: the session's file, beside which a fallback server log lives."""
 
+    by_hand = False
+
     def __init__(self, journal: Path) -> None:
         self._fallback_log = str(server_log_path(journal))
         self._born: dict[Identity, Launched] = {}

@@ -67,7 +67,12 @@ class PortOwner:
 
 
 class Operations(Protocol):
-    """Each may raise OSError or RuntimeError-like errors; the transaction turns them into a rollback."""
+    """Each may raise OSError or RuntimeError-like errors; the transaction turns them into a rollback.
+
+    ``by_hand``: a person stops and starts the server; the waiting for that can be called off at any time.
+    """
+
+    by_hand: bool
 
     def alive(self, identity: Identity) -> bool:
         """True while this very process runs (a zombie does not)."""

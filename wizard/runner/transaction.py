@@ -128,8 +128,7 @@ class Transaction:
         """The exact words that bring the old command back, through its holder if it has one; "" if unknown."""
         if self.target.launch is None:
             return ""
-        held = self.target.held
-        supervisor = supervisor_of(held) if held is not None else None
+        supervisor = supervisor_of(self.target)
         undo = supervisor.steps(self.old_launch, Wish()).undo if supervisor is not None else ()
         return help_text(self.old_launch, self.journal.path, undo, can_roll_back=can_roll_back)
 
@@ -318,9 +317,10 @@ class Transaction:
         limit = self.consent.drain_limit_s
         self.intent(Stage.STOP, detail=f"running requests may finish, at most {limit:g} s")
         self.touched = True
-        stopped = await self.ops.stop(
+        stop = self.ops.stop(
             identity, drain_limit_s=limit, escalate=self.consent.escalate, on_progress=self.progress(Stage.STOP)
         )
+        stopped = await (self.abortable(stop) if self.ops.by_hand else stop)
         self.result(Stage.STOP, stopped.ok, stopped.detail)
         if not stopped.ok:
             raise PutBack(f"The old server did not stop: {stopped.detail}.")

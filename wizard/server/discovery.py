@@ -17,6 +17,7 @@ from dataclasses import replace
 from urllib.parse import urlsplit
 
 from wizard.core.commandline import find_entry, parse
+from wizard.core.held import Held
 from wizard.core.target import Launch, Target
 from wizard.server import proc
 from wizard.server.catalogue import for_version
@@ -179,9 +180,11 @@ def _target(pid: int, sockets: Iterable[proc.Listener]) -> Target | None:
     limits, umask = proc.limits(pid), proc.umask(pid)
     launch = Launch(argv, cwd or "/", environ, out or err, err or out, owner[0], owner[1], limits, umask)
     # Where the two differ SGLang's own lines are in stderr: logging.basicConfig writes there.
-    note, held = _note(pid, owner[0], cwd), holder_of(pid)
+    held = holder_of(pid)
     if held is not None and not held.is_managed:
-        note = note or f"{held.says()}: {held.why_not} (assisted only)"
+        # where both are in one network it can be seen going and coming back
+        held = replace(held, is_assisted=_same_namespaces(pid, ("net",)))
+    note = _note(pid, owner[0], cwd, held)
     target = Target(identity=identity, launch=launch, log_path=err or out, note=note, held=held)
     mine = [one for one in sockets if one.pid == pid]
     target = _described(target, argv, environ, mine)
@@ -233,7 +236,7 @@ def _card(environ: Mapping[str, str], target: Target) -> str:
     return environ.get("SGLANG_SIM_CARD") or f"{folder}/sglang-sim-card-{uid}.json"
 
 
-def _note(pid: int, uid: int, cwd: str | None) -> str:
+def _note(pid: int, uid: int, cwd: str | None, held: Held | None) -> str:
     """What stands in the way of a relaunch, or nothing."""
     if os.geteuid() not in (0, uid):
         return f"it runs as user id {uid}: run the wizard as that user or as root to relaunch it"
@@ -243,6 +246,10 @@ def _note(pid: int, uid: int, cwd: str | None) -> str:
         return "the wizard itself runs below it and would end with it (assisted only)"
     if _is_main_of_container(pid):
         return "it is the main process of this container, which would end with it (assisted only)"
+    if held is not None and (held.is_managed or held.is_assisted):
+        return ""
+    if held is not None:
+        return f"{held.says()}: {held.why_not} (assisted only)"
     if not _same_namespaces(pid):
         return "it runs in a container: relaunch it with the container's own tool (assisted only)"
     return ""
@@ -257,8 +264,8 @@ def _is_main_of_container(pid: int) -> bool:
     return parse(proc.cmdline(1), for_version(None)).kind in ("module", "serve", "script")
 
 
-def _same_namespaces(pid: int) -> bool:
-    for kind in ("pid", "mnt", "net"):
+def _same_namespaces(pid: int, kinds: Sequence[str] = ("pid", "mnt", "net")) -> bool:
+    for kind in kinds:
         try:
             if os.readlink(f"/proc/{pid}/ns/{kind}") != os.readlink(f"/proc/self/ns/{kind}"):
                 return False

@@ -32,6 +32,19 @@ _MOVES_WEIGHTS = [
 
 
 WAYS = {"systemd": "the change is a drop-in to its unit, the rollback removes it"}
+ASSISTED = "you make the change there; the wizard waits for it, measures and verifies"
+
+
+def _steps(plan: Plan, target: Target) -> tuple[str, ...]:
+    """What a person has to type, secrets left out."""
+    from wizard.server.supervisors.contract import Wish
+    from wizard.server.supervisors.holders import supervisor_of
+
+    supervisor = supervisor_of(target)
+    if supervisor is None or target.launch is None:
+        return ()
+    where, command = supervisor.steps(target.launch, Wish(plan.new_argv, plan.environ)).apply
+    return (f"{where.lstrip('# ')} {command}",)
 
 
 def check_plan(plan: Plan, target: Target, env: Env = lambda _: None) -> Plan:
@@ -41,17 +54,21 @@ def check_plan(plan: Plan, target: Target, env: Env = lambda _: None) -> Plan:
     """
     checks: list[Check] = list(plan.checks)
     checks.append(_port(plan, target))
-    model = _model(plan, target)
+    assisted = target.held is not None and target.held.is_assisted
+    model = _model(plan, target) if not assisted else None  # its files may be another root's
     if model is not None:
         checks.append(model)
     memory = _memory(plan, target, env)
     if memory is not None:
         checks.append(memory)
     launch = target.launch
-    if launch is not None:
+    if launch is not None and not assisted:
         checks.append(_start(launch))
-    if target.held is not None and target.held.is_managed:
-        checks.append(("holder", True, f"{target.held.says()}; {WAYS[target.held.kind]}"))
+    if target.held is not None and launch is not None and not target.note:
+        way = ASSISTED if assisted else WAYS[target.held.kind]
+        checks.append(("holder", True, f"{target.held.says()}; {way}"))
+        if assisted:
+            plan = replace(plan, by_hand=True, actions=(*plan.actions, *_steps(plan, target)))
     if target.remote and target.local:
         checks.append(("host", False, "its process cannot be seen: run as its user or as root"))
     elif target.remote:

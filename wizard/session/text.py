@@ -310,7 +310,9 @@ def plan_lines(
     lines += row("price", plan.cost)
     for action in plan.actions:
         lines += row("you", action)
-    if live:
+    if plan.by_hand:
+        lines += row("", "You stop and start it there, nothing is signalled from here; it waits half an hour.")
+    elif live:
         ends = "then they are cut." if consent.escalate else "and if they do not, nothing is changed."
         now = f"One restart, while {stakes.requests()}" if stakes.requests() else "One restart"
         lines += row("", f"{now}; running requests get {consent.drain_limit_s:g} s to end, {ends}")
@@ -320,6 +322,7 @@ def plan_lines(
         lines += row("", "One start; it is down now, so nothing is stopped.")
     lines += row("measure", load)
     back = "the old command is started again by itself" if live else "it is stopped again: down, as it is now"
+    back = "you are told what to type to take the change back" if plan.by_hand else back
     lines += row("fails?", back)
     for name, passed, detail in plan.checks:
         lines += row("ok" if passed else "NO", f"{name}: {detail}")

@@ -6,8 +6,9 @@ import re
 from pathlib import Path
 
 from wizard.core.held import Held
+from wizard.core.target import Target
 from wizard.server import proc
-from wizard.server.supervisors import containers, systemd
+from wizard.server.supervisors import assisted, containers, systemd
 from wizard.server.supervisors.contract import Supervisor
 
 _PROGRAMS = frozenset({"supervisord", "s6-supervise", "runsv", "circusd", "monit", "runit", "god", "pm2"})
@@ -54,8 +55,12 @@ def unit_of(cgroup: str) -> str | None:
     return None
 
 
-def supervisor_of(held: Held) -> Supervisor | None:
-    """The module that stops and starts through this holder; None where only a person can."""
-    if not held.is_managed:
+def supervisor_of(target: Target) -> Supervisor | None:
+    """The module that stops and starts through the target's holder, or waits for a person who does; None for a
+    bare process, and where neither is possible."""
+    held = target.held
+    if held is None or target.launch is None:
         return None
-    return systemd.Systemd(held) if held.kind == "systemd" else None
+    if held.is_managed:
+        return systemd.Systemd(held)
+    return assisted.Assisted(held, target.launch, target) if held.is_assisted else None

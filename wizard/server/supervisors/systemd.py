@@ -90,12 +90,11 @@ def held_by(pid: int, unit: str, user: bool = False, folders: tuple[str, str] = 
     try:
         about = _show(_client(user), unit)
     except SupervisorError as error:
-        return Held("systemd", unit, "", str(error), details)
+        return Held("systemd", unit, why_not=str(error), details=details)
     policy = about.get("Restart", "no")
     details["program"] = _program(about.get("ExecStart", ""))
-    held = Held("systemd", unit, "" if policy in ("no", "") else f"Restart={policy}", "", details)
-    why = _why_not(about, pid, user, details["program"])
-    return Held(held.kind, held.name, held.restarts, why, details)
+    restarts = "" if policy in ("no", "") else f"Restart={policy}"
+    return Held("systemd", unit, restarts, _why_not(about, pid, user, details["program"]), details=details)
 
 
 def _why_not(about: Mapping[str, str], pid: int, user: bool, program: str) -> str:

@@ -78,7 +78,12 @@ def radius_lines(
         steps.append("Nothing is sent. The live traffic's own metrics are watched before and after.")
     else:
         steps.append("Nothing is sent. Speed is not compared; it only has to be up and answering.")
-    if live:
+    if live and plan.by_hand:
+        steps.append(
+            "You stop and start it there, as shown above: nothing is signalled from here. "
+            "The wizard waits half an hour for it to go, and as long for it to come back as asked."
+        )
+    elif live:
         then = (
             "then its process tree is ended, and what still runs is lost"
             if consent.escalate
@@ -95,7 +100,7 @@ def radius_lines(
         + (": down until it is ready" if live else "")
         + f", at most {duration(consent.ready_limit_s)}{about}."
     )
-    steps.append(_ending(consent, live))
+    steps.append(ASSISTED_ENDING if live and plan.by_hand else _ending(consent, live))
     out = [*wrap(f"{plan.cause_title}: {plan.remedy_title}", width, role="strong"), ()]
     if plan.actions:
         out += [*wrap("Before that, for you to do: " + "; ".join(plan.actions), width, role="warn"), ()]
@@ -107,6 +112,9 @@ def radius_lines(
         goes_on = "Until the port is free it waits here: closing this terminal, or going back, calls it off."
     out += [(), *wrap(goes_on, width)]
     return out
+
+
+ASSISTED_ENDING = "If it does not come up, or is not better, you are told what to type to take the change back."
 
 
 def _ending(consent: Consent, live: bool) -> str:
