@@ -28,7 +28,8 @@ RUNS: list[tuple[str, Any, Wrapper, str]] = [
 
 @pytest.mark.parametrize(("name", "moment", "wrapper", "serves"), RUNS, ids=[row[0] for row in RUNS])
 def test_a_relaunch_that_is_broken_hurts_nobody(name: str, moment: Any, wrapper: Wrapper, serves: str) -> None:
-    result = play(Run(1, by_name(name), 0, moment, PLAIN, wrapper))
+    nth = 1 if serves == "new" else 0  # what the run's user wants is drawn from it: 1 resumes, 0 rolls back
+    result = play(Run(1, by_name(name), nth, moment, PLAIN, wrapper))
     assert not result.missed
     assert not result.broken, f"{result.line}\n{result.said}"
     assert result.end.rpartition("; then ")[2].startswith(f"{serves}, "), result.end
@@ -71,7 +72,8 @@ def test_a_second_server_is_a_stray(scene: Scene, monkeypatch: pytest.MonkeyPatc
     root = scene.server("old")
     assert root is not None
     words = tuple(w if w != str(scene.port) else "1" for w in scene.old_argv)
-    scene.spawn(("setsid", "-f", *words), scene.folder / "stray.log", world.environ(root.pid))
+    env = {**world.environ(root.pid), "SGLANG_SIM_CARD": str(scene.folder / "another card.json")}
+    scene.spawn(("setsid", "-f", *words), scene.folder / "stray.log", env)
     scene.wait(
         lambda: len({p.pid for p in world.marked(scene.marker)} - world.below(root.pid)) > 0, "the stray"
     )
