@@ -11,6 +11,7 @@ import pytest
 from tests.cli import shapes
 from wizard.cli import output
 from wizard.cli.main import run
+from wizard.session import text
 from wizard.session.text import WIDTH, brief, command_lines, wrapped
 
 STAMP = "[2026-01-02 03:04:05]"
@@ -194,3 +195,13 @@ def test_a_command_of_something_else_is_said(
     monkeypatch.setattr("wizard.server.discovery.find_servers", lambda: [])
     assert run(("check", "--command", "vllm serve m --tp 2")) == 3
     assert "starts no SGLang server" in capsys.readouterr().err
+
+
+def test_lines_fit_a_narrow_terminal() -> None:
+    text.fit(60)
+    try:
+        assert max(map(len, text.row("why", "a word and another one " * 20))) <= 60
+        assert max(map(len, text.command_lines(["python", *(["--flag-of-some-length", "x"] * 9)]))) <= 60
+    finally:
+        text.fit(1000)
+    assert 60 < max(map(len, text.row("why", "a word and another one " * 20))) <= text.WIDTH

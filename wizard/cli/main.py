@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import shutil
 import signal
 import sys
 from collections.abc import Sequence
@@ -227,6 +228,10 @@ def run(argv: Sequence[str]) -> int:
     from wizard.runner import latch
 
     latch.close(args.read_only)
+    if args.command is not None and sys.stdout.isatty():
+        from wizard.session.text import fit
+
+        fit(shutil.get_terminal_size().columns)
     try:
         _check_version(args.sglang_version)
         return int(import_module(_MODULES[args.command]).run(args))

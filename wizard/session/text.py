@@ -1,6 +1,7 @@
 """The same words for every plain face: ``check``, ``fix``, ``demo --headless`` and the prompt mode.
 
-Lines are at most WIDTH columns, so that a report pasted into a ticket stays readable; only a single
+Lines are at most WIDTH columns (less on a narrower terminal: ``fit``), so that a report pasted into a ticket
+stays readable; only a single
 word that is longer (a path) is left whole.
 """
 
@@ -30,12 +31,24 @@ _WORTH_SAYING_S = 0.1
 """A stage that took less is said without its time."""
 
 
-def wrapped(text: str, first: str = "", rest: str | None = None, width: int = WIDTH) -> list[str]:
-    """Lines of ``text`` behind ``first``, the following ones behind ``rest`` (default: as many spaces)."""
+_columns = WIDTH
+
+
+def fit(columns: int) -> None:
+    """From now on lines are no longer than a terminal of so many columns shows, nor than WIDTH."""
+    global _columns
+    _columns = min(WIDTH, max(40, columns))
+
+
+def wrapped(text: str, first: str = "", rest: str | None = None, width: int = 0) -> list[str]:
+    """Lines of ``text`` behind ``first``, the following ones behind ``rest`` (default: as many spaces).
+
+    ``width`` 0: what ``fit`` says.
+    """
     later = " " * len(first) if rest is None else rest
     lines = textwrap.wrap(
         text,
-        width,
+        width or _columns,
         initial_indent=first,
         subsequent_indent=later,
         break_long_words=False,
@@ -261,7 +274,7 @@ def cause_lines(hypothesis: Hypothesis, first: bool = True) -> list[str]:
     named_so = f"{hypothesis.cause.title}  [{hypothesis.cause.id}, {hypothesis.confidence:.0%}]"
     lines = (
         [f"{head}: {named_so}"]
-        if len(head) + 2 + len(named_so) <= WIDTH
+        if len(head) + 2 + len(named_so) <= _columns
         else wrapped(named_so, f"{head}: ", "  ")
     )
     for label, found in (("for", hypothesis.supporting), ("against", hypothesis.against)):
@@ -329,8 +342,9 @@ def plan_lines(
     return lines + command_lines(plan.new_argv)
 
 
-def command_lines(argv: Sequence[str], width: int = WIDTH) -> list[str]:
+def command_lines(argv: Sequence[str], width: int = 0) -> list[str]:
     """A command that can be copied, broken at words with the shell's backslash; secrets hidden."""
+    width = width or _columns
     lines, line = [], "  command "
     for word in redact_argv(argv):
         quoted = shell_join([word])
