@@ -112,6 +112,9 @@ class Target:
     """With ``remote``: the address is this host's own, so its port and its memory are those seen here."""
     held: Held | None = None
     """Who starts it again or ends it in a person's place; None for a bare process."""
+    inside_port: int | None = None
+    """What it listens on in a network of its own (a container's), where ``host`` and ``port`` are the address
+    under which that is published here; None where it listens on ``port`` itself."""
     note: str = ""
     """What cannot be done with this target and why ("runs as another user: ..."); empty if all can."""
 
@@ -151,6 +154,7 @@ class Target:
             "remote": self.remote,
             "local": self.local,
             "held": self.held.to_json() if self.held else None,
+            "inside_port": self.inside_port,
             "note": self.note,
         }
 

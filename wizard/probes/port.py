@@ -42,6 +42,8 @@ def examine(target: Target) -> ProbeResult:
     if not 0 < target.port < 65536:
         raise NoData(f"{target.port} is not a port: 1 to 65535 are", "give --port another value")
     tree = tree_pids(target)
+    if target.inside_port is not None and target.identity is not None:
+        return _inside(target, target.identity.pid, target.inside_port, tree)
     owners = proc.listeners(target.port)
     # With several owners (SO_REUSEPORT, one per address) a foreign one matters only if none is the target's.
     owners.sort(key=lambda o: (o.pid not in tree, o.pid is None, o.pid or 0))
@@ -74,6 +76,24 @@ def examine(target: Target) -> ProbeResult:
     if free is not None:
         values["port.suggested_free"] = Value(free, source="bind attempt")
     return ProbeResult("port", Outcome.OK, values, reason)
+
+
+def _inside(target: Target, pid: int, port: int, tree: Collection[int]) -> ProbeResult:
+    """The port in the server's own network: what answers out here only forwards to it."""
+    values = {"port.number": Value(target.port, source="target")}
+    owners = proc.listeners(port, tree, network_of=pid)
+    if owners:
+        mine = any(one.pid is not None for one in owners)
+        source = f"/proc/{pid}/net/tcp, {owners[0].host}:{port}"
+        values["port.state"] = Value("listening", source=source)
+        values["port.owner_kind"] = Value("target" if mine else "unknown", source=source)
+        values["port.owner_is_target"] = Value(mine, source=source)
+        if mine:
+            values["port.owner_pid"] = Value(next(o.pid for o in owners if o.pid is not None), source=source)
+    else:
+        values["port.state"] = Value("free", source=f"/proc/{pid}/net/tcp")
+    said = f"{target.host}:{target.port} leads to port {port} of its own network (a container)"
+    return ProbeResult("port", Outcome.OK, values, said)
 
 
 class PortProbe:

@@ -36,7 +36,8 @@ def why_somebody_else(target: Target) -> str | None:
     tree = {target.identity.pid, *(one.pid for one in proc.descendants_of(target.identity))}
     if not all(os.access(f"/proc/{pid}/fd", os.R_OK) for pid in tree if os.path.exists(f"/proc/{pid}")):
         return None  # another user's: who owns its sockets cannot be seen
-    found = proc.listeners(target.port, tree)
+    inside = target.inside_port
+    found = proc.listeners(inside or target.port, tree, target.identity.pid if inside else None)
     if found and all(one.pid is None for one in found) and is_alive(target.identity):
         return f"another process listens on port {target.port}, not this server"
     return None

@@ -21,7 +21,7 @@ from wizard.runner.locks import HostLock, Lock, Refused, target_locks
 from wizard.runner.operations import Operations
 from wizard.runner.recovery import HOWS, belongs_elsewhere, resume, superseded
 from wizard.runner.report import write_report
-from wizard.runner.state_dir import StateDirError, check_writable, error_log_path, lock_path
+from wizard.runner.state_dir import StateDirError, check_writable, error_log_path, holder_path, lock_path
 from wizard.runner.transaction import Transaction, run
 
 EXIT_REFUSED = 3
@@ -99,11 +99,15 @@ async def _work(journal: Journal, how: str) -> RunState:
 
 
 def _operations(journal: Journal) -> Operations:
-    target = journal.target
+    target, plan = journal.target, journal.order.plan
     from wizard.runner.held import HeldOperations
+    from wizard.server.supervisors.contract import Wish
     from wizard.server.supervisors.holders import supervisor_of
 
-    supervisor = supervisor_of(target)
+    wish = Wish(plan.new_argv, plan.environ)
+    supervisor = supervisor_of(target, wish, holder_path(journal.path))
+    if supervisor is not None and supervisor.by_hand != plan.by_hand:
+        raise Refused("What holds the server is not as it was when the change was agreed to: look again.")
     if supervisor is not None:
         return HeldOperations(journal.path, target, supervisor)
     return LiveOperations(journal.path)

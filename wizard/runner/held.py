@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
+from wizard.core.measurement import Measurement, Workload
 from wizard.core.target import Identity, Launch, Target
+from wizard.runner import processes
 from wizard.runner.live import LiveOperations
-from wizard.runner.operations import MARK, Progress, Released, Started, Stopped
-from wizard.server import proc
+from wizard.runner.operations import MARK, PortOwner, Progress, Readiness, Released, Started, Stopped
+from wizard.server import network, proc
 from wizard.server.supervisors.contract import Supervisor, SupervisorError, Wish
 
 
@@ -20,7 +23,9 @@ class HeldOperations(LiveOperations):
         assert target.launch is not None
         self._old = target.launch
         self._supervisor = supervisor
-        self.by_hand = target.held is not None and not target.held.is_managed
+        self.by_hand = supervisor.by_hand
+        self._now = target.identity
+        self._is_back = False
 
     async def stop(
         self, identity: Identity, *, drain_limit_s: float, escalate: bool, on_progress: Progress
@@ -36,6 +41,23 @@ class HeldOperations(LiveOperations):
 
     async def hold_still(self) -> None:
         await self._supervisor.hold_still(self._old)
+        self._is_back = True
+
+    def find_marked(self, mark: str) -> Identity | None:
+        return super().find_marked(mark) or self._supervisor.changed()
+
+    def port_owner(self, host: str, port: int) -> PortOwner | None:
+        """Behind a process that forwards a published port stands the server. What the holder runs once the
+        change is taken back is what ``launch`` asks it for, and is in nobody's way."""
+        found = super().port_owner(host, port)
+        behind = self._supervisor.owner_behind(found.identity.pid) if found and found.identity else None
+        if behind is None:
+            return found
+        return None if self._is_back else processes.described(behind)
+
+    def rival(self, launch: Launch, since_s: float) -> PortOwner | None:
+        """Where the holder itself starts the server in one act, that is no rival's doing."""
+        return None if self._supervisor.is_one_step else super().rival(launch, since_s)
 
     async def wait_released(
         self,
@@ -46,7 +68,7 @@ class HeldOperations(LiveOperations):
         limit_s: float,
         on_progress: Progress,
     ) -> Released:
-        if self.by_hand:  # its holder may have started it again already
+        if self.by_hand or self._supervisor.is_one_step:  # its holder may have started it again already
             return Released(True, "it is started where it is held")
         return await super().wait_released(identities, target, port, limit_s=limit_s, on_progress=on_progress)
 
@@ -58,8 +80,37 @@ class HeldOperations(LiveOperations):
 
     async def launch(self, launch: Launch) -> Started:
         path, offset = self.log_end(launch)
-        identity = await self._supervisor.start(wish_of(launch, self._old))
-        return Started(identity, path, offset)
+        identity = self._now = await self._supervisor.start(wish_of(launch, self._old))
+        return Started(identity, path or self._supervisor.log_path(), offset)
+
+    # -- a server without a published port is reached at the address that its own network has now
+
+    def _there(self, target: Target) -> Target:
+        if target.inside_port is None or target.inside_port != target.port or self._now is None:
+            return target
+        return replace(target, host=network.address_of(self._now.pid) or target.host)
+
+    async def healthy(self, target: Target, port: int) -> bool:
+        return await super().healthy(self._there(target), port)
+
+    async def wait_ready(
+        self, child: Started, target: Target, port: int, *, deadline_s: float, on_progress: Progress
+    ) -> Readiness:
+        self._now = child.identity
+        there = self._there(target)
+        return await super().wait_ready(child, there, port, deadline_s=deadline_s, on_progress=on_progress)
+
+    async def measure(
+        self, target: Target, port: int, launch: Launch, workload: Workload, *, salt: str, on_progress: Progress
+    ) -> Measurement:
+        there = self._there(target)
+        return await super().measure(there, port, launch, workload, salt=salt, on_progress=on_progress)
+
+    async def observe(
+        self, target: Target, port: int, launch: Launch, *, windows: int, on_progress: Progress
+    ) -> Measurement:
+        there = self._there(target)
+        return await super().observe(there, port, launch, windows=windows, on_progress=on_progress)
 
 
 def wish_of(launch: Launch, old: Launch) -> Wish:

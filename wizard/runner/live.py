@@ -175,6 +175,7 @@ class LiveOperations:
             on_progress=on_progress,
             poll=born.poll if born is not None else None,
             scheme=target.scheme,
+            inside_port=target.inside_port,
         )
         code = born.poll() if born is not None else None  # only a parent learns it
         detail = done.detail if code is None else f"{done.detail}, exit code {code}"

@@ -39,11 +39,17 @@ def port_owner(host: str, port: int) -> PortOwner | None:
         return None
     if found.owner is None:
         return PortOwner(None, (), "a process that this user cannot see")
-    words = clean(" ".join(redact_argv(found.owner_argv)))
+    return described(found.owner)
+
+
+def described(identity: Identity) -> PortOwner:
+    """A process as the owner of a port: its words, what stands above it, and the session that started it."""
+    argv = proc.cmdline(identity.pid)
+    words = clean(" ".join(redact_argv(argv)))
     shown = words if len(words) <= SHOWN else words[: SHOWN - 1] + "…"
-    above = tuple(proc.ancestors(found.owner.pid))
-    session = next(filter(None, map(_session_of, (found.owner.pid, *above))), "")
-    return PortOwner(found.owner, found.owner_argv, f"process {found.owner.pid} ({shown})", above, session)
+    above = tuple(proc.ancestors(identity.pid))
+    session = next(filter(None, map(_session_of, (identity.pid, *above))), "")
+    return PortOwner(identity, argv, f"process {identity.pid} ({shown})", above, session)
 
 
 def rival(launch: Launch, since_s: float) -> PortOwner | None:

@@ -100,6 +100,11 @@ def server_log_path(journal: Path) -> Path:
     return journal.with_suffix(".server.log")
 
 
+def holder_path(journal: Path) -> Path:
+    """Where a relaunch through a container's engine writes down its recipe and each act of it."""
+    return journal.with_suffix(".holder.jsonl")
+
+
 def _chosen() -> Path:
     named = os.environ.get("SGL_WIZARD_STATE_DIR")
     if named:

@@ -32,6 +32,7 @@ from wizard.runner.command import clean_line, flag_value, help_text, hide_known
 from wizard.runner.fold import fold
 from wizard.runner.journal import Journal, JournalError, Record
 from wizard.runner.operations import MARK, Operations, PortOwner, Started
+from wizard.runner.state_dir import holder_path
 from wizard.server.supervisors.contract import Wish
 from wizard.server.supervisors.holders import supervisor_of
 
@@ -114,6 +115,8 @@ class Transaction:
     @property
     def new_port(self) -> int:
         """The port of the new command: its own --port; without one the port stays."""
+        if self.target.inside_port is not None:
+            return self.target.port  # where its container publishes it
         asked = flag_value(self.plan.new_argv, "--port")
         if asked is None and flag_value(self.plan.old_argv, "--port") is not None:
             return 30000  # SGLang's default
@@ -128,7 +131,8 @@ class Transaction:
         """The exact words that bring the old command back, through its holder if it has one; "" if unknown."""
         if self.target.launch is None:
             return ""
-        supervisor = supervisor_of(self.target)
+        wish = Wish(self.plan.new_argv, self.plan.environ)
+        supervisor = supervisor_of(self.target, wish, holder_path(self.journal.path))
         undo = supervisor.steps(self.old_launch, Wish()).undo if supervisor is not None else ()
         return help_text(self.old_launch, self.journal.path, undo, can_roll_back=can_roll_back)
 

@@ -5,6 +5,7 @@ The data file is made by ``tests/tools/build_catalogue.py``.
 
 from __future__ import annotations
 
+import contextlib
 import gzip
 import json
 import os
@@ -138,8 +139,12 @@ def installed_version(argv: Sequence[str], environ: Mapping[str, str]) -> str | 
     return None if package is None else package[1]
 
 
-def installed_package(argv: Sequence[str], environ: Mapping[str, str]) -> tuple[Path | None, str] | None:
+def installed_package(
+    argv: Sequence[str], environ: Mapping[str, str], root: str = ""
+) -> tuple[Path | None, str] | None:
     """The folder that holds the ``sglang`` package which this command would run, and its version.
+
+    ``root``: /proc/PID/root of the running server, when its files are not the wizard's.
 
     The folder is None for the simulator, and where the sources stand elsewhere (some editable installs).
     """
@@ -148,14 +153,36 @@ def installed_package(argv: Sequence[str], environ: Mapping[str, str]) -> tuple[
     command = parse(rest, for_version(None))
     if command.module in _MODULE_VERSION:
         return None, _MODULE_VERSION[command.module]
-    for folder in _search_path(command.program, environ):
+    for folder in _search_path(command.program, environ) if not root else _inside(root, environ):
         version = _version_in(folder)
         if version is not None:
-            return _source_root(folder), version
+            return _source_root(folder, root), version
     return None
 
 
-def _source_root(folder: Path) -> Path | None:
+def _inside(root: str, environ: Mapping[str, str]) -> list[Path]:
+    """Where a running server of another root looks for packages. Links there lead into that root, not into
+    ours, so nothing is searched by name: the kernel says which interpreter it runs."""
+    folders = [Path(f"{root}/{p.lstrip('/')}") for p in environ.get("PYTHONPATH", "").split(os.pathsep) if p]
+    prefixes = [environ[name] for name in ("VIRTUAL_ENV", "CONDA_PREFIX") if environ.get(name)]
+    with contextlib.suppress(OSError):
+        prefixes.append(os.path.dirname(os.path.dirname(os.readlink(f"{root.removesuffix('/root')}/exe"))))
+    for prefix in prefixes:
+        folders += _packages_below(Path(f"{root}/{prefix.lstrip('/')}"))
+    return list(dict.fromkeys(folders))
+
+
+def _packages_below(prefix: Path) -> list[Path]:
+    patterns = ("python3*/site-packages", "python3*/dist-packages", "python3/dist-packages")
+    return [
+        found
+        for lib in ("lib", "lib64", "local/lib")
+        for pattern in patterns
+        for found in sorted((prefix / lib).glob(pattern))
+    ]
+
+
+def _source_root(folder: Path, root: str = "") -> Path | None:
     """Where the package's sources are: here, or where an editable install's ``.pth`` file points."""
     if (folder / "sglang" / "srt" / "server_args.py").is_file():
         return folder
@@ -165,9 +192,10 @@ def _source_root(folder: Path) -> Path | None:
     except OSError:
         return None
     for line in lines:
-        root = Path(line.strip())
-        if root.is_absolute() and (root / "sglang" / "srt" / "server_args.py").is_file():
-            return root
+        text = line.strip()
+        place = Path(f"{root}{text}")
+        if text.startswith("/") and (place / "sglang" / "srt" / "server_args.py").is_file():
+            return place
     return None
 
 
@@ -245,11 +273,7 @@ def _site_packages(interpreter: Path) -> list[Path]:
         resolved = Path(os.path.realpath(interpreter)).parent.parent
         if resolved != prefixes[0]:
             prefixes.append(resolved)
-    folders: list[Path] = []
-    for prefix in prefixes:
-        for lib in ("lib", "lib64", "local/lib"):
-            for pattern in ("python3*/site-packages", "python3*/dist-packages", "python3/dist-packages"):
-                folders += sorted((prefix / lib).glob(pattern))
+    folders = [found for prefix in prefixes for found in _packages_below(prefix)]
     return list(dict.fromkeys(folders))
 
 

@@ -19,7 +19,7 @@ from urllib.parse import urlsplit
 from wizard.core.commandline import find_entry, parse
 from wizard.core.held import Held
 from wizard.core.target import Launch, Target
-from wizard.server import proc
+from wizard.server import network, proc
 from wizard.server.catalogue import for_version
 from wizard.server.configfile import ConfigError, merged
 from wizard.server.identity import identify, is_alive
@@ -144,6 +144,9 @@ def target_from_url(url: str) -> Target:
         # A child's socket is the server's address only where the server says so: its other ports are internal.
         if found is not None and (one.pid == pid or found.port == port):
             return replace(found, host=host, port=port, scheme=parts.scheme)
+    inside = next((t for t in find_servers() if t.inside_port and _is_at(t, host, port)), None)
+    if inside is not None:
+        return replace(inside, host=host, scheme=parts.scheme)
     named = next((one.pid for one in owners if one.pid is not None), None)
     if named is not None:
         return replace(
@@ -152,6 +155,12 @@ def target_from_url(url: str) -> Target:
     if not owners:
         return replace(bare, note=f"no process here listens on {host}:{port}, so it cannot be relaunched")
     return replace(bare, note="whose process it is cannot be seen: run as its user or as root to relaunch it")
+
+
+def _is_at(target: Target, host: str, port: int) -> bool:
+    """Whether an address leads to a server in a network of its own."""
+    mine = (target.host, "127.0.0.1", "localhost") if target.port != target.inside_port else (target.host,)
+    return target.port == port and host in mine
 
 
 def target_from_command(
@@ -182,24 +191,44 @@ def _target(pid: int, sockets: Iterable[proc.Listener]) -> Target | None:
     # Where the two differ SGLang's own lines are in stderr: logging.basicConfig writes there.
     held = holder_of(pid)
     if held is not None and not held.is_managed:
-        # where both are in one network it can be seen going and coming back
-        held = replace(held, is_assisted=_same_namespaces(pid, ("net",)))
+        held = replace(held, is_assisted=True)
     note = _note(pid, owner[0], cwd, held)
-    target = Target(identity=identity, launch=launch, log_path=err or out, note=note, held=held)
-    mine = [one for one in sockets if one.pid == pid]
-    target = _described(target, argv, environ, mine)
+    log = held.details.get("log") if held is not None else None
+    log = log if log is not None and os.access(log, os.R_OK) else None
+    target = Target(identity=identity, launch=launch, log_path=err or out or log, note=note, held=held)
+    inside = network.is_elsewhere(pid)
+    mine = [one for one in (proc.listeners(None, {pid}, pid) if inside else sockets) if one.pid == pid]
+    target = _described(
+        target, argv, environ, mine, "" if _same_namespaces(pid, ("mnt",)) else f"/proc/{pid}/root"
+    )
+    target = _reached(target, pid) if inside else target
     return target if is_alive(identity) else None
 
 
+def _reached(target: Target, pid: int) -> Target:
+    """How a server in a network of its own is reached from here: at its published port, else at its address."""
+    published = target.held.details.get(f"{target.port}/tcp", "") if target.held is not None else ""
+    host, _, port = published.partition(" ")
+    if port.isdigit():
+        host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
+        return replace(target, host=host, port=int(port), inside_port=target.port)
+    return replace(target, host=network.address_of(pid) or target.host, inside_port=target.port)
+
+
 def _described(
-    target: Target, argv: Sequence[str], environ: Mapping[str, str], sockets: Sequence[proc.Listener] = ()
+    target: Target,
+    argv: Sequence[str],
+    environ: Mapping[str, str],
+    sockets: Sequence[proc.Listener] = (),
+    root: str = "",
 ) -> Target:
     """With address, version, name and card filled in from the command line.
 
-    ``sockets``: what the parent listens on. It has the last word where the command line leaves the
+    ``root``: where its files are seen from here, when it has a root of its own. ``sockets``: what the parent
+    listens on. It has the last word where the command line leaves the
     address to a file (``--config``) or to a default.
     """
-    version = version_of(argv, environ)
+    version = version_of(argv, environ, root)
     command = parse(argv, for_version(version))
     if command.config_path is not None and target.launch is not None:
         with contextlib.suppress(ConfigError):

@@ -37,12 +37,14 @@ _USE = re.compile(
 )
 
 
-def version_of(argv: Sequence[str], environ: Mapping[str, str]) -> str | None:
+def version_of(argv: Sequence[str], environ: Mapping[str, str], root: str = "") -> str | None:
     """The version that a command would run; its own flags stand for that version from now on.
+
+    ``root``: /proc/PID/root of a server whose files are not the wizard's (a container).
 
     None when it cannot be told. Never raises: sources that cannot be read leave the catalogue in force.
     """
-    package = installed_package(argv, environ)
+    package = installed_package(argv, environ, root)
     if package is None:
         return None
     folder, version = package

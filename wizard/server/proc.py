@@ -261,12 +261,15 @@ class Listener:
     inode: str
 
 
-def listeners(port: int | None = None, among: Collection[int] | None = None) -> list[Listener]:
-    """Listening TCP sockets of this network namespace, of one port or of all.
+def listeners(
+    port: int | None = None, among: Collection[int] | None = None, network_of: int | None = None
+) -> list[Listener]:
+    """Listening TCP sockets of this network namespace (or of the one that ``network_of`` lives in), of one port
+    or of all.
 
     ``among``: look for owners only in these processes (cheap; every other owner reads None).
     """
-    found = _sockets(port, listening=True)
+    found = _sockets(port, listening=True, network_of=network_of)
     owners = _owners({inode for _, _, inode in found}, among) if found else {}
     return [Listener(host, number, owners.get(inode), inode) for host, number, inode in found]
 
@@ -316,10 +319,13 @@ def addresses(host: str) -> list[str]:
     return list(dict.fromkeys(str(entry[4][0]) for entry in found))
 
 
-def _sockets(port: int | None, listening: bool = False) -> list[tuple[str, int, str]]:
+def _sockets(
+    port: int | None, listening: bool = False, network_of: int | None = None
+) -> list[tuple[str, int, str]]:
     """(local address, local port, inode) of TCP sockets."""
     found: list[tuple[str, int, str]] = []
-    for table in ("/proc/net/tcp", "/proc/net/tcp6"):
+    whose = "self" if network_of is None else str(network_of)
+    for table in (f"/proc/{whose}/net/tcp", f"/proc/{whose}/net/tcp6"):
         try:
             lines = Path(table).read_text(encoding="ascii", errors="replace").splitlines()[1:]
         except OSError:

@@ -19,6 +19,7 @@ from typing import Literal
 from wizard.core.target import Identity
 from wizard.server import proc
 from wizard.server.identity import is_alive
+from wizard.server.network import listens_there
 from wizard.server.ports import is_port
 
 POLL_S = 0.2
@@ -140,14 +141,16 @@ async def wait_ready(
     cancelled: Callable[[], bool] = lambda: False,
     poll: Callable[[], int | None] | None = None,
     scheme: str = "http",
+    inside_port: int | None = None,
 ) -> ReadyResult:
     """Wait until ready, dead, or out of time. Death is seen within a few tenths of a second.
 
     The deadline moves while the log shows progress (access lines are none). Sends nothing but GET /health
     to that port, and only once the server's own tree answers there. ``poll``: the exit code, where the
-    caller is the parent (``Launched.poll``).
+    caller is the parent (``Launched.poll``). ``inside_port``: what the server listens on in a network
+    of its own.
     """
-    log = _LogFollower(str(log_path) if log_path else None, log_offset, port)
+    log = _LogFollower(str(log_path) if log_path else None, log_offset, inside_port or port)
     started = time.monotonic()
     deadline, latest = started + deadline_s, started + deadline_s * MOST_STRETCH
     health: asyncio.Task[int | None] | None = None
@@ -174,7 +177,10 @@ async def wait_ready(
                 return done(False, "log_fatal", f"it could not bind its port: {log.fatal}")
             if cancelled():
                 return done(False, "cancelled", "called off")
-            owned = await asyncio.to_thread(_owns, identity, host, port)
+            if inside_port is None:
+                owned = await asyncio.to_thread(_owns, identity, host, port)
+            else:
+                owned = await asyncio.to_thread(listens_there, identity.pid, inside_port)
             now = time.monotonic()
             if owned is True and health is None and now >= health_at:
                 health = asyncio.ensure_future(_health(scheme, host, port))

@@ -10,6 +10,8 @@ from wizard.core.expr import Env
 from wizard.core.memory import kv_pool_gb, kv_pool_tokens, minimum_fraction
 from wizard.core.plan import Plan
 from wizard.core.target import Launch, Target
+from wizard.server.supervisors.contract import Supervisor, Wish
+from wizard.server.supervisors.holders import supervisor_of
 
 Check = tuple[str, bool, str]
 
@@ -31,19 +33,19 @@ _MOVES_WEIGHTS = [
 """Settings after which the weights take another share of the card than they did at the last start."""
 
 
-WAYS = {"systemd": "the change is a drop-in to its unit, the rollback removes it"}
+WAYS = {
+    "systemd": "the change is a drop-in to its unit, the rollback removes it",
+    "docker": "a new container is made and compared, then the old one is stopped, renamed and kept",
+    "podman": "a new container is made and compared, then the old one is stopped, renamed and kept",
+    "compose": "the change is an override file beside the project's own; the rollback takes it away",
+    "kubernetes": "the change is a patch of its workload, and a watched rollout; the rollback is rollout undo",
+}
 ASSISTED = "you make the change there; the wizard waits for it, measures and verifies"
 
 
-def _steps(plan: Plan, target: Target) -> tuple[str, ...]:
+def _steps(supervisor: Supervisor, launch: Launch, wish: Wish) -> tuple[str, ...]:
     """What a person has to type, secrets left out."""
-    from wizard.server.supervisors.contract import Wish
-    from wizard.server.supervisors.holders import supervisor_of
-
-    supervisor = supervisor_of(target)
-    if supervisor is None or target.launch is None:
-        return ()
-    where, command = supervisor.steps(target.launch, Wish(plan.new_argv, plan.environ)).apply
+    where, command = supervisor.steps(launch, wish).apply
     return (f"{where.lstrip('# ')} {command}",)
 
 
@@ -54,21 +56,24 @@ def check_plan(plan: Plan, target: Target, env: Env = lambda _: None) -> Plan:
     """
     checks: list[Check] = list(plan.checks)
     checks.append(_port(plan, target))
-    assisted = target.held is not None and target.held.is_assisted
-    model = _model(plan, target) if not assisted else None  # its files may be another root's
+    wish = Wish(plan.new_argv, plan.environ)
+    supervisor = supervisor_of(target, wish)
+    assisted = supervisor is not None and supervisor.by_hand
+    own_root = target.held is not None and target.held.kind != "systemd"
+    model = _model(plan, target) if not own_root else None  # its files are another root's
     if model is not None:
         checks.append(model)
     memory = _memory(plan, target, env)
     if memory is not None:
         checks.append(memory)
     launch = target.launch
-    if launch is not None and not assisted:
+    if launch is not None and not assisted and not own_root:
         checks.append(_start(launch))
-    if target.held is not None and launch is not None and not target.note:
-        way = ASSISTED if assisted else WAYS[target.held.kind]
+    if target.held is not None and supervisor is not None and launch is not None and not target.note:
+        way = f"{ASSISTED}{supervisor.why}" if assisted else WAYS[target.held.kind]
         checks.append(("holder", True, f"{target.held.says()}; {way}"))
         if assisted:
-            plan = replace(plan, by_hand=True, actions=(*plan.actions, *_steps(plan, target)))
+            plan = replace(plan, by_hand=True, actions=(*plan.actions, *_steps(supervisor, launch, wish)))
     if target.remote and target.local:
         checks.append(("host", False, "its process cannot be seen: run as its user or as root"))
     elif target.remote:
@@ -105,6 +110,10 @@ def _port(plan: Plan, target: Target) -> Check:
     port = port_of(plan.new_argv, target.port)
     if not 0 < port < 65536:
         return ("port", False, f"{port} is not a port")
+    if target.inside_port is not None:
+        if port != target.inside_port:
+            return ("port", False, f"its container leads to port {target.inside_port} of it, not to {port}")
+        return ("port", True, f"{target.port} leads to its container's {port}")
     state = port_state(target.host, port)
     if state.state == "free":
         return ("port", True, f"{port} is free")

@@ -13,10 +13,10 @@ from wizard.core.argv import shell_join
 from wizard.core.held import Held
 from wizard.core.redact import HIDDEN, is_secret_variable, redact_argv
 from wizard.core.target import Identity, Launch, Target
-from wizard.server import proc
+from wizard.server import network, proc
 from wizard.server.identity import identify, is_alive
 from wizard.server.ports import port_state
-from wizard.server.supervisors.contract import Say, Steps, SupervisorError, Wish
+from wizard.server.supervisors.contract import Plain, Say, Steps, SupervisorError, Wish
 
 WAIT_S = 1800.0
 """How long a person may take to edit a file and restart a service."""
@@ -43,11 +43,14 @@ _WHERE = {
 }
 
 
-class Assisted:
+class Assisted(Plain):
     """Waits for a person. ``was``: the server before the change."""
+
+    by_hand = True
 
     def __init__(self, held: Held, old: Launch, was: Target, wait_s: float = WAIT_S) -> None:
         self._held, self._old, self._was, self._wait_s = held, old, was, wait_s
+        self.why = f" ({held.why_not})" if held.kind not in ("other", "systemd") and held.why_not else ""
 
     def steps(self, old: Launch, wish: Wish) -> Steps:
         where = _WHERE[self._held.kind].format(name=self._held.name)
@@ -87,12 +90,21 @@ class Assisted:
 
     def _server(self) -> Identity | None:
         """Who listens there now: the topmost process that runs a server's words."""
+        if self._was.inside_port is not None:
+            return self._inside(self._was.inside_port)
         owner = port_state(self._was.host, self._was.port).owner
         if owner is None:
             return None
         chain = [owner.pid, *proc.ancestors(owner.pid)]
         runs = [pid for pid in chain if proc.cmdline(pid)[:3] == self._old.argv[:3]]
         return identify(runs[-1]) if runs else owner
+
+    def _inside(self, port: int) -> Identity | None:
+        """The server that listens on a port of a network of its own: what answers out here only forwards."""
+        found = (pid for pid in proc.pids() if proc.cmdline(pid)[:3] == self._old.argv[:3])
+        inside = [pid for pid in found if network.is_elsewhere(pid) and network.listens_there(pid, port)]
+        tops = [identify(pid) for pid in inside if not set(inside).intersection(proc.ancestors(pid))]
+        return max((one for one in tops if one is not None), key=lambda i: i.start_ticks, default=None)
 
 
 def _shown(wish: Wish, old: Launch) -> str:

@@ -42,8 +42,17 @@ class Supervisor(Protocol):
     """Acts through the holder's own client, never by signals of the wizard's own.
 
     Every method may be called again from any half-way point: after a runner died, in a rollback. All raise
-    SupervisorError.
+    SupervisorError. ``by_hand``: a person acts, and is waited for.
     """
+
+    by_hand: bool
+    why: str
+    """Why a person has to act, ready to be put behind what is said of it; "" where nobody has to."""
+
+    @property
+    def is_one_step(self) -> bool:
+        """One act of the holder ends the old server and starts the new one: ``stop`` does both."""
+        ...
 
     def steps(self, old: Launch, wish: Wish) -> Steps:
         """What a person would type for the same; secrets are left out."""
@@ -64,3 +73,32 @@ class Supervisor(Protocol):
     async def start(self, wish: Wish) -> Identity:
         """The server runs as wished, under its holder; its own process, not a wrapper above it."""
         ...
+
+    def changed(self) -> Identity | None:
+        """The changed server as its holder runs it, where no mark in its environment tells; else None."""
+        ...
+
+    def owner_behind(self, pid: int) -> Identity | None:
+        """The server to which a process only forwards a published port; None where it does not."""
+        ...
+
+    def log_path(self) -> str | None:
+        """Where the server's output goes since it was started, where its launch does not tell."""
+        ...
+
+
+class Plain:
+    """The answers of a holder whose servers run as plain processes of this host."""
+
+    by_hand = False
+    why = ""
+    is_one_step = False
+
+    def changed(self) -> Identity | None:
+        return None
+
+    def owner_behind(self, pid: int) -> Identity | None:
+        return None
+
+    def log_path(self) -> str | None:
+        return None

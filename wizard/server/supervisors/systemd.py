@@ -21,7 +21,7 @@ from wizard.core.redact import HIDDEN, is_secret_variable, redact_argv
 from wizard.core.target import Identity, Launch
 from wizard.server import proc
 from wizard.server.identity import identify, is_alive
-from wizard.server.supervisors.contract import Say, Steps, SupervisorError, Wish
+from wizard.server.supervisors.contract import Plain, Say, Steps, SupervisorError, Wish
 from wizard.server.supervisors.tool import act, ask
 
 NAME = "zz-sgl-wizard.conf"
@@ -135,7 +135,7 @@ def _shown(environ: Mapping[str, str | None] | None) -> dict[str, str | None]:
     return {k: HIDDEN if v is not None and is_secret_variable(k) else v for k, v in (environ or {}).items()}
 
 
-class Systemd:
+class Systemd(Plain):
     """Stops and starts one unit. ``held``: managed, of this kind."""
 
     def __init__(self, held: Held) -> None:
