@@ -147,9 +147,11 @@ class FakeWorld:
                 return PortOwner(proc.identity, proc.argv, f"process {proc.identity.pid} (below 7, bash)")
         return None
 
-    async def healthy(self, target: Target, port: int) -> bool:
+    async def healthy(self, target: Target, port: int, owner: Identity | None) -> bool:
         return any(
-            p.alive and p.ready and p.port == port and "draining" not in p.environ for p in self.procs.values()
+            p.alive and p.ready and p.port == port and "draining" not in p.environ
+            for p in self.procs.values()
+            if owner in (None, p.identity)
         )
 
     async def stop(

@@ -513,7 +513,7 @@ async def test_a_failed_rollback_does_not_say_none_while_a_stranger_serves(
 ) -> None:
     world = FakeWorld(fail={"release:1": "stolen"}).with_old()
 
-    async def healthy(target: Target, port: int) -> bool:
+    async def healthy(target: Target, port: int, owner: Identity | None) -> bool:
         return True
 
     monkeypatch.setattr(world, "healthy", healthy)

@@ -47,7 +47,7 @@ async def _require_old(t: Transaction) -> None:
         if not t.ops.alive(identity):
             t.touched = True  # a restart was consented to, and what was up must not stay down
             raise PutBack("The old server died while it was measured, before anything was changed.")
-        if waited >= t.pace.dying_s or await t.ops.healthy(t.target, t.target.port):
+        if waited >= t.pace.dying_s or await t.ops.healthy(t.target, t.target.port, identity):
             return
         await asyncio.sleep(t.pace.health_s)
         waited += t.pace.health_s

@@ -90,8 +90,8 @@ class HeldOperations(LiveOperations):
             return target
         return replace(target, host=network.address_of(self._now.pid) or target.host)
 
-    async def healthy(self, target: Target, port: int) -> bool:
-        return await super().healthy(self._there(target), port)
+    async def healthy(self, target: Target, port: int, owner: Identity | None) -> bool:
+        return await super().healthy(self._there(target), port, owner)
 
     async def wait_ready(
         self, child: Started, target: Target, port: int, *, deadline_s: float, on_progress: Progress

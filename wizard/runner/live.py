@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import importlib
 import os
 import re
@@ -93,14 +94,24 @@ class LiveOperations:
     def rival(self, launch: Launch, since_s: float) -> PortOwner | None:
         return processes.rival(launch, since_s)
 
-    async def healthy(self, target: Target, port: int) -> bool:
+    async def healthy(self, target: Target, port: int, owner: Identity | None) -> bool:
         import httpx
 
+        from wizard.server.ready import owns
+
+        async def is_own() -> bool:
+            if owner is None:
+                return True
+            mine = await asyncio.to_thread(owns, owner, target.host, port, target.inside_port)
+            return mine is True and is_alive(owner)
+
+        if not await is_own():
+            return False
         try:
             # unverified, as readiness is: a self-signed server must not read as unhealthy
             async with httpx.AsyncClient(timeout=HEALTH_LIMIT_S, trust_env=False, verify=False) as client:
                 answer = await client.get(f"{_base_url(target, port)}/health")
-            return answer.status_code == 200
+            return answer.status_code == 200 and await is_own()  # it may have changed hands meanwhile
         except httpx.HTTPError:
             return False
 
@@ -157,7 +168,7 @@ class LiveOperations:
 
         child = start(launch, fallback_log=self._fallback_log)
         self._born[child.identity] = child
-        return Started(child.identity, child.log_path, child.log_offset)
+        return Started(child.identity, child.log_path, child.log_offset, child.note)
 
     async def wait_ready(
         self, child: Started, target: Target, port: int, *, deadline_s: float, on_progress: Progress

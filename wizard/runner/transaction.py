@@ -275,7 +275,8 @@ class Transaction:
         self.intent(Stage.SNAPSHOT)
         self._check_possible()
         self.say("serving", None, {"serving": "old" if self.was_up else "none"})
-        healthy = await self.ops.healthy(self.target, self.target.port) if self.was_up else None
+        identity, port = self.target.identity, self.target.port
+        healthy = await self.ops.healthy(self.target, port, identity) if self.was_up else None
         saved = "the old command, environment, folder and log are in the session file"
         self.result(Stage.SNAPSHOT, True, saved, healthy=healthy)
 
@@ -392,6 +393,8 @@ class Transaction:
             "log_offset": child.log_offset,
         }
         self.say("launched", stage, {**about, **found})
+        if child.note:
+            self.say("note", stage, {"text": child.note})
         if role == "new":
             self.new = child
         return child
