@@ -93,6 +93,7 @@ class FakeWorld:
     launched: list[Launch] = field(default_factory=list)
     sent_load: int = 0
     salts: list[str] = field(default_factory=list)
+    windows: list[int] = field(default_factory=list)
     counts: dict[str, int] = field(default_factory=dict)
     next_pid: int = 200
     drains_for: int = 0
@@ -228,6 +229,7 @@ class FakeWorld:
         self, target: Target, port: int, launch: Launch, workload: Workload, *, salt: str, on_progress: Progress
     ) -> Measurement:
         self.sent_load += 1
+        self.windows.append(workload.windows)
         self.salts.append(salt)
         fault = self._hit("measure")
         if fault == "empty":

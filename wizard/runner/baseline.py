@@ -19,7 +19,7 @@ async def baseline(t: Transaction) -> None:
         return
     t.intent(Stage.BASELINE)
     try:
-        work = t.measured(Stage.BASELINE, t.target.port, t.old_launch, 1)
+        work = t.measured(Stage.BASELINE, t.target.port, t.old_launch)
         found = await t.abortable(work, measures=True)
     except CalledOff:
         t.result(Stage.BASELINE, False, "aborted")

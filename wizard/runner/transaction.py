@@ -7,9 +7,10 @@ Each stage writes its intent, acts, writes its result. Promises:
 * what was up is never left down silently: any failure, abort or defect after the stop ends in
   ``put_back`` (rollback.py), and if that fails in the exact command to type.
 
-When cannot_tell: measured once more with twice the windows. If it still cannot be told, and something
-could have been measured, the change is rolled back: an unproven change is not left in production
-(``keep="ask"`` leaves that to the person).
+When cannot_tell: measured once more, with the windows that the old server was measured with, as that cannot be
+asked again. What both looks say counts, "better" at most (wizard.core.verdict.second_look). If it still cannot
+be told, and something could have been measured, the change is rolled back: an unproven change is not left in
+production (``keep="ask"`` leaves that to the person).
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal, TypeVar
 
-from wizard.core.measurement import Measurement, Workload
+from wizard.core.measurement import Measurement
 from wizard.core.plan import Order
 from wizard.core.progress import Outcome, RunState, Stage
 from wizard.core.target import Launch, Target
@@ -37,6 +38,8 @@ from wizard.server.supervisors.contract import Wish
 from wizard.server.supervisors.holders import supervisor_of
 
 T = TypeVar("T")
+WATCHED_WINDOWS = 4
+"""Of live traffic, before and after."""
 Serving = Literal["old", "new", "none", "unknown"]
 
 
@@ -296,15 +299,14 @@ class Transaction:
             if owner is not None:
                 raise CalledOff(f"Port {self.new_port} is held by {owner.detail}.")
 
-    async def measured(self, stage: Stage, port: int, launch: Launch, factor: int) -> Measurement:
+    async def measured(self, stage: Stage, port: int, launch: Launch) -> Measurement:
         workload = self.order.workload
         tell = self.progress(stage)
         if self.consent.load_test and workload is not None:
-            work: Workload = replace(workload, windows=workload.windows * factor)
             return await self.ops.measure(
-                self.target, port, launch, work, salt=self._salt(stage), on_progress=tell
+                self.target, port, launch, workload, salt=self._salt(stage), on_progress=tell
             )
-        return await self.ops.observe(self.target, port, launch, windows=4 * factor, on_progress=tell)
+        return await self.ops.observe(self.target, port, launch, windows=WATCHED_WINDOWS, on_progress=tell)
 
     def _salt(self, stage: Stage) -> str:
         """The same prompts before and after, but never twice to one server: its prefix cache would help it."""
