@@ -15,11 +15,11 @@ ASK_LIMIT_S = 5.0
 MOST_LINES = 4000
 MOST_BYTES = 4 * 1024 * 1024
 LAG_S = 0.3
-"""A line reaches the journal a moment after it was written: those of a server that just died may be under way."""
+"""A line reaches the journal a moment after it was written: the last of a dead server may be under way."""
 
 
 def lines_since(unit: str, identity: Identity) -> list[bytes]:
-    """The unit's own lines and systemd's about it, since that process was started; empty where there is no journal.
+    """The lines of the unit and of systemd about it since that process was started; empty without a journal.
 
     All processes of the unit, as it is mostly a child that says why it failed.
     """
