@@ -156,14 +156,14 @@ def wait(until: Callable[[], object], limit_s: float = 20.0) -> None:
         time.sleep(0.02)
 
 
-async def end_of(path: Path) -> RunState:
+async def end_of(path: Path, limit_s: float = 40.0) -> RunState:
     async def last() -> RunState:
         state = client.read(path)
         async for state in client.watch(path, 0.05):  # noqa: B007
             pass
         return state
 
-    return await asyncio.wait_for(last(), 40)
+    return await asyncio.wait_for(last(), limit_s)
 
 
 def environ_of(pid: int) -> list[bytes]:

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from wizard.core.target import Target
+from wizard.server.network import listens_there
 
 if TYPE_CHECKING:
     import httpx
@@ -91,9 +92,28 @@ def client_for(target: Target) -> httpx.AsyncClient:
             timeout=httpx.Timeout(None, connect=CONNECT_S),
             trust_env=False,
             follow_redirects=False,
+            transport=_transport(target),
         )
     except (httpx.InvalidURL, ValueError) as error:
         raise FetchError("address", f"{target.base_url} is no address: {error}") from None
+
+
+def _transport(target: Target) -> httpx.AsyncBaseTransport | None:
+    """What forwards to a container accepts connections before anything in there listens, and then closes them:
+    that is told as what it is, a refused connection. None where nothing stands between."""
+    import httpx
+
+    if target.inside_port is None or target.identity is None:
+        return None
+    pid, port = target.identity.pid, target.inside_port
+
+    class Forwarded(httpx.AsyncHTTPTransport):
+        async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+            if await asyncio.to_thread(listens_there, pid, port) is None:
+                raise httpx.ConnectError("refused: nothing listens behind the forwarded port", request=request)
+            return await super().handle_async_request(request)
+
+    return Forwarded()
 
 
 async def fetch(

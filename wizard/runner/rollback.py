@@ -106,7 +106,8 @@ def is_own(t: Transaction, owner: PortOwner) -> bool:
     """Whether the owner of a port is this session's old server, one it launched, or below them."""
     if owner.session and owner.session == t.state.session_id:
         return True
-    known = [i for i in (t.target.identity, *(c.identity for c in children(t.records))) if i is not None]
+    born = (c.identity or t.ops.find_marked(c.mark) for c in children(t.records))
+    known = [i for i in (t.target.identity, *born) if i is not None]
     if owner.identity in known:
         return True
     return any(i.pid in owner.ancestors and t.ops.alive(i) for i in known)

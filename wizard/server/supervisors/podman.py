@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from wizard.core.commandline import basename
 from wizard.core.redact import is_secret_variable
@@ -39,6 +40,8 @@ _DROPPED = frozenset({"--detach", "-d", "-dit", "-itd", "-dt", "-td", "-di", "-i
 _DROPPED_WITH_VALUE = frozenset({"--name", "--pull"})
 """Ours instead: another name, nothing pulled, nothing attached."""
 _ENV = frozenset({"--env", "-e"})
+_OURS = ("--env-file=", f"--label={LABEL}=")
+"""What ``recipe`` adds: a container that an earlier session made is told by these too, and its file is gone."""
 
 
 def recipe(found: Found, change: Change) -> Recipe:
@@ -49,7 +52,9 @@ def recipe(found: Found, change: Change) -> Recipe:
     if found.facts["tag"].get("Id") != doc["Image"]:
         raise CannotRecreate("its image name means another image by now")
     options, image, words = _taken_apart(doc["Config"].get("CreateCommand") or (), doc)
+    options, own = _without_ours(options)
     options, environ = _environ(options)
+    environ = {**(_secrets_in(doc) if own else {}), **environ}
     for name, value in change.environ.items():
         if value is None:
             raise CannotRecreate(f"{name} may come from the image, which would set it again")
@@ -70,7 +75,7 @@ def recipe(found: Found, change: Change) -> Recipe:
     return swapped("podman", found, change, create, Write(path, env_file(secrets), 0o600), look)
 
 
-def _taken_apart(command: Sequence[str], doc: dict[str, object]) -> tuple[list[str], str, list[str]]:
+def _taken_apart(command: Sequence[str], doc: Mapping[str, Any]) -> tuple[list[str], str, list[str]]:
     """Options, image and words of ``podman run`` or ``podman create``."""
     at = 2
     if command[1:2] == ["container"]:
@@ -81,7 +86,7 @@ def _taken_apart(command: Sequence[str], doc: dict[str, object]) -> tuple[list[s
     while at < len(command) and command[at].startswith("-") and command[at] != "-":
         word = command[at]
         name, equals, _ = word.partition("=")
-        takes = name in _TAKES_ONE or name in _ENV or name in _DROPPED_WITH_VALUE
+        takes = name in _TAKES_ONE or name in _ENV or name in _DROPPED_WITH_VALUE or _is_ours(word, doc)
         if not takes and word not in _SWITCHES and word not in _DROPPED:
             raise CannotRecreate(f"it was made with {name}, which a second container cannot be given unchanged")
         end = at + (2 if takes and not equals else 1)
@@ -91,6 +96,22 @@ def _taken_apart(command: Sequence[str], doc: dict[str, object]) -> tuple[list[s
     if at >= len(command):
         raise CannotRecreate("Podman does not tell the command that made it")
     return options, command[at], list(command[at + 1 :])
+
+
+def _is_ours(word: str, doc: Mapping[str, Any]) -> bool:
+    return word.startswith(_OURS) and LABEL in (doc["Config"].get("Labels") or {})
+
+
+def _without_ours(options: Sequence[str]) -> tuple[list[str], bool]:
+    """Options without those of an earlier session, and whether there was one."""
+    kept = [word for word in options if not word.startswith(_OURS)]
+    return kept, len(kept) < len(options)
+
+
+def _secrets_in(doc: Mapping[str, Any]) -> dict[str, str]:
+    """The variables that an earlier session gave by a file: the secret ones."""
+    pairs = (pair.partition("=") for pair in doc["Config"].get("Env") or ())
+    return {name: value for name, _, value in pairs if is_secret_variable(name)}
 
 
 def _environ(options: Sequence[str]) -> tuple[list[str], dict[str, str]]:
