@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 
 from wizard.core.progress import Stage
-from wizard.runner.transaction import CalledOff, PutBack, Transaction, brief
+from wizard.runner.ledger import CalledOff
+from wizard.runner.transaction import PutBack, Transaction, brief
 
 
 async def baseline(t: Transaction) -> None:
