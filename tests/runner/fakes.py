@@ -93,6 +93,7 @@ class FakeWorld:
     launched: list[Launch] = field(default_factory=list)
     sent_load: int = 0
     salts: list[str] = field(default_factory=list)
+    windows: list[int] = field(default_factory=list)
     counts: dict[str, int] = field(default_factory=dict)
     next_pid: int = 200
     drains_for: int = 0
@@ -147,9 +148,11 @@ class FakeWorld:
                 return PortOwner(proc.identity, proc.argv, f"process {proc.identity.pid} (below 7, bash)")
         return None
 
-    async def healthy(self, target: Target, port: int) -> bool:
+    async def healthy(self, target: Target, port: int, owner: Identity | None) -> bool:
         return any(
-            p.alive and p.ready and p.port == port and "draining" not in p.environ for p in self.procs.values()
+            p.alive and p.ready and p.port == port and "draining" not in p.environ
+            for p in self.procs.values()
+            if owner in (None, p.identity)
         )
 
     async def stop(
@@ -226,6 +229,7 @@ class FakeWorld:
         self, target: Target, port: int, launch: Launch, workload: Workload, *, salt: str, on_progress: Progress
     ) -> Measurement:
         self.sent_load += 1
+        self.windows.append(workload.windows)
         self.salts.append(salt)
         fault = self._hit("measure")
         if fault == "empty":

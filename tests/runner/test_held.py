@@ -5,11 +5,13 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from tests.runner.test_detached import end_of, wait
+from tests.server.supervisors.test_journald import put_on_path
 from tests.server.supervisors.world import UNIT, World, world_in
 from wizard.core.plan import Consent, Order, Plan, VerifyGoal
 from wizard.core.progress import Outcome
@@ -67,6 +69,20 @@ async def test_a_change_is_kept_as_a_drop_in(world: World) -> None:
     wait(lambda: world.main not in (0, state.new_pid))
     world.wait_for_port()
     assert world.asked()[-2:] == ["--max-running-requests", "7"], "and starts it again as it was changed"
+
+
+async def test_a_server_that_dies_is_explained_by_the_journal(world: World) -> None:
+    """Its output goes to no file."""
+    put_on_path(world.folder / "bin")
+    world.set_up()
+    before = world.asked()
+    target = target_of(world)
+    assert target.launch is not None
+    target = replace(target, log_path=None, launch=replace(target.launch, log_path=None, stderr_path=None))
+    state = await end_of(change(target, "--crash"))
+    assert (state.outcome, state.serving) == (Outcome.ROLLED_BACK, "old"), state.sentence
+    assert "Its log says: ValueError: this stand-in crashes as asked" in state.sentence
+    assert world.asked() == before
 
 
 async def test_a_kept_change_can_be_rolled_back_later(world: World) -> None:

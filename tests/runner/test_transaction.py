@@ -13,6 +13,7 @@ from wizard.core.measurement import Judgement
 from wizard.core.plan import Order
 from wizard.core.progress import Outcome, RunState, Stage
 from wizard.core.target import Identity, Launch, Target
+from wizard.core.verdict import ONCE_BEFORE
 from wizard.runner.fold import fold
 from wizard.runner.journal import Journal, JournalError
 from wizard.runner.live import LiveOperations
@@ -106,12 +107,36 @@ async def test_verdict_decides(tmp_path: Path, verdicts: list[Judgement], outcom
     state = await go(tmp_path, world)
     assert state.outcome is outcome
     assert state.verdict is not None
-    assert state.verdict.judgement is verdicts[-1]
+    twice = len(verdicts) == 2
+    most = Judgement.BETTER if twice and verdicts[-1] is Judgement.FIXED else verdicts[-1]
+    assert state.verdict.judgement is most
+    assert (ONCE_BEFORE in state.verdict.sentence) is twice
+    assert set(world.windows) == {world.windows[0]}, "before and after are measured alike"
     assert state.before is not None
     assert state.after is not None
     assert world.counts["measure"] == 1 + len(verdicts)
     assert world.salts[0] == world.salts[1], "the same prompts before and after"
     assert len(set(world.salts)) == len(verdicts), "no server sees the same prompts twice"
+
+
+async def test_a_second_look_is_no_first_one_after_the_runner_died(tmp_path: Path) -> None:
+    """Killed between the second measurement and its verdict: both looks count, not the later one alone."""
+    world, order, target = (
+        FakeWorld(verdicts=[Judgement.CANNOT_TELL, Judgement.FIXED]).with_old(),
+        an_order(),
+        a_target(),
+    )
+    world.fail["compare:2"] = RunnerKilled()
+    journal = a_journal(tmp_path, target, order)
+    with pytest.raises(RunnerKilled):
+        await run(journal, order, target, world, pace=PACE)
+    state = await asyncio.wait_for(resume(journal, order, target, world, pace=PACE), 10)
+    journal.close()
+    assert world.counts["measure"] == 3, "nothing is measured again"
+    assert state.outcome is K
+    assert state.verdict is not None
+    assert state.verdict.judgement is Judgement.BETTER
+    assert ONCE_BEFORE in state.verdict.sentence
 
 
 async def test_rollback_uses_the_untouched_old_launch(tmp_path: Path) -> None:
@@ -513,7 +538,7 @@ async def test_a_failed_rollback_does_not_say_none_while_a_stranger_serves(
 ) -> None:
     world = FakeWorld(fail={"release:1": "stolen"}).with_old()
 
-    async def healthy(target: Target, port: int) -> bool:
+    async def healthy(target: Target, port: int, owner: Identity | None) -> bool:
         return True
 
     monkeypatch.setattr(world, "healthy", healthy)

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
-from wizard.core.plan import Plan, VerifyGoal
+from wizard.core.held import Held
+from wizard.core.placement import Placement
+from wizard.core.plan import Consent, Plan, Stakes, VerifyGoal
 from wizard.core.reading import Value
-from wizard.core.target import Target
+from wizard.core.target import Launch, Target
 from wizard.session.preflight import check_plan
+from wizard.session.text import plan_lines
+from wizard.tui.screens.confirm import radius_lines
 
 OLD = ("python", "-m", "sglang.launch_server", "--model-path", "m", "--mem-fraction-static", "0.88")
 H200 = {"log.avail_before_load_gb": 138.6, "log.avail_after_load_gb": 123.5, "kv.cell_bytes": 131072}
@@ -56,3 +62,20 @@ def test_another_kv_dtype_makes_the_tokens_unknown() -> None:
 )
 def test_what_cannot_be_known_is_not_checked(change: str, readings: dict[str, float]) -> None:
     assert memory_check(change, readings) is None
+
+
+def test_what_cannot_be_restored_is_a_note_that_refuses_nothing() -> None:
+    plan = Plan("c", "c", "r", "r", OLD, OLD, (), VerifyGoal("ready"), "", "", "")
+    launch = Launch(OLD, "/", placement=Placement(cpus=(0, 1000)))  # a processor of another cpuset
+    target = Target(host="127.0.0.1", port=1, launch=launch)
+    found = check_plan(plan, target)
+    (note,) = found.notes
+    assert "instead of 0,1000" in note
+    assert Plan.from_json(found.to_json()) == found
+    consent = Consent()
+    assert note in " ".join(" ".join(plan_lines(found, None, consent, "nothing")).split())
+    rows = radius_lines(found, consent, None, target, Stakes(), 200)
+    assert note in "".join(text for row in rows for text, _ in row)
+    assert check_plan(plan, replace(target, launch=replace(launch, placement=Placement()))).notes == ()
+    held = replace(target, held=Held("other", "supervisord", why_not="no tool", is_assisted=True))
+    assert check_plan(plan, held).notes == (), "its holder starts it, from where it always does"

@@ -80,6 +80,8 @@ class Plan:
     """A person makes the change where the server is held; the wizard says what, waits for it and verifies."""
     checks: tuple[tuple[str, bool, str], ...] = ()
     """Pre-flight: (name, passed, detail)."""
+    notes: tuple[str, ...] = ()
+    """What is in nobody's way and still to be known before one agrees: what will not be as it was."""
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -99,6 +101,7 @@ class Plan:
             "waits_for_port": self.waits_for_port,
             "by_hand": self.by_hand,
             "checks": [list(c) for c in self.checks],
+            "notes": list(self.notes),
         }
 
     @staticmethod
@@ -120,6 +123,7 @@ class Plan:
             waits_for_port=bool(doc.get("waits_for_port", False)),
             by_hand=bool(doc.get("by_hand", False)),
             checks=tuple((str(c[0]), bool(c[1]), str(c[2])) for c in doc["checks"]),
+            notes=tuple(str(note) for note in doc.get("notes", ())),
         )
 
 

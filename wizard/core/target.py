@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from wizard.core.held import Held
+from wizard.core.placement import Placement
 
 
 @dataclass(frozen=True)
@@ -36,6 +37,7 @@ class Launch:
     and hold secrets: redact before showing. ``log_path`` is the file that stdout went to, or None
     when that was a terminal, a pipe or gone; ``stderr_path`` likewise (often the same file).
     ``limits``: soft and hard of setrlimit(2) by name ("NOFILE"), -1 for none; empty when unknown.
+    ``placement``: processors, NUMA policy, ranks and control groups; of an older session's file, unknown.
     """
 
     argv: tuple[str, ...]
@@ -47,6 +49,7 @@ class Launch:
     gid: int = 0
     limits: Mapping[str, tuple[int, int]] = field(default_factory=dict)
     umask: int | None = None
+    placement: Placement = field(default_factory=Placement)
 
     def with_argv(self, argv: tuple[str, ...]) -> Launch:
         return replace(self, argv=argv)
@@ -62,6 +65,7 @@ class Launch:
             "gid": self.gid,
             "limits": {name: list(pair) for name, pair in self.limits.items()},
             "umask": self.umask,
+            "placement": self.placement.to_json(),
         }
 
     @staticmethod
@@ -76,6 +80,7 @@ class Launch:
             gid=int(doc.get("gid", 0)),
             limits={str(name): (int(low), int(high)) for name, (low, high) in doc.get("limits", {}).items()},
             umask=doc.get("umask"),
+            placement=Placement.from_json(doc.get("placement") or {}),
         )
 
 

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import math
 import random
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -40,6 +41,7 @@ for "fixed". On an H200 a cap of 8 lifted gives 3.3 times the tokens for 2.7 tim
 PRICE_WITHOUT_GAIN = 1.25
 FAILING_SHARE = 0.05
 MOST_EXTRA_WINDOWS = 60
+ONCE_BEFORE = "That is two measurements after the change against one before, when the old server still ran."
 
 _COUNTS = frozenset({"requests.failed", "requests.queued", "requests.retracted"})
 _SHOWN = tuple(name for name in METRICS if name != "kv.usage")
@@ -84,6 +86,36 @@ def compare(
     if _nothing_came(before) and not _nothing_came(after):
         return _nothing_before(before, after, goal, reason, tuple(rows))
     return _weigh(before, after, goal, reason, row, by_name, tuple(rows))
+
+
+def pool(looks: Sequence[Measurement]) -> Measurement:
+    """Several measurements of one server under one workload as one: all their windows, none preferred."""
+    first = looks[0]
+    windows = tuple(window for look in looks for window in look.windows)
+    errors: Counter[str] = Counter()
+    for look in looks:
+        errors.update(look.errors)
+    failed = sum(look.totals.get("requests.failed", 0.0) for look in looks)
+    work = replace(first.workload, windows=len(windows)) if first.workload is not None else None
+    return Measurement(work, windows, {"requests.failed": failed}, dict(errors), first.note)
+
+
+def second_look(like: Verdict, pooled: Verdict) -> Verdict:
+    """The verdict after a second measurement of the changed server, the old one being gone.
+
+    ``like``: the second measurement alone against the one before, which has as many windows. ``pooled``: all
+    windows after against it, so that the unclear first look is not forgotten. Only what both say counts; and
+    "before" cannot be looked at again, so never "fixed": a longer one might have refuted it.
+    """
+    good = (Judgement.FIXED, Judgement.BETTER)
+    words = {like.judgement, pooled.judgement}
+    said = f"{pooled.sentence} {ONCE_BEFORE}"
+    if words <= set(good):
+        limit = " So no more than better is said." if pooled.judgement is Judgement.FIXED else ""
+        return Verdict(Judgement.BETTER, said + limit, pooled.comparisons)
+    if len(words) == 1:
+        return Verdict(pooled.judgement, said, pooled.comparisons)
+    return Verdict(Judgement.CANNOT_TELL, f"{said} The two looks do not agree.", pooled.comparisons)
 
 
 def _weigh(

@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 
 from wizard.core.progress import Stage
-from wizard.runner.transaction import CalledOff, PutBack, Transaction, brief
+from wizard.runner.ledger import CalledOff
+from wizard.runner.transaction import PutBack, Transaction, brief
 
 
 async def baseline(t: Transaction) -> None:
@@ -19,7 +20,7 @@ async def baseline(t: Transaction) -> None:
         return
     t.intent(Stage.BASELINE)
     try:
-        work = t.measured(Stage.BASELINE, t.target.port, t.old_launch, 1)
+        work = t.measured(Stage.BASELINE, t.target.port, t.old_launch)
         found = await t.abortable(work, measures=True)
     except CalledOff:
         t.result(Stage.BASELINE, False, "aborted")
@@ -47,7 +48,7 @@ async def _require_old(t: Transaction) -> None:
         if not t.ops.alive(identity):
             t.touched = True  # a restart was consented to, and what was up must not stay down
             raise PutBack("The old server died while it was measured, before anything was changed.")
-        if waited >= t.pace.dying_s or await t.ops.healthy(t.target, t.target.port):
+        if waited >= t.pace.dying_s or await t.ops.healthy(t.target, t.target.port, identity):
             return
         await asyncio.sleep(t.pace.health_s)
         waited += t.pace.health_s

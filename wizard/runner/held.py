@@ -9,9 +9,10 @@ from pathlib import Path
 from wizard.core.measurement import Measurement, Workload
 from wizard.core.target import Identity, Launch, Target
 from wizard.runner import processes
-from wizard.runner.live import LiveOperations
+from wizard.runner.live import LiveOperations, cause_in, story_of
 from wizard.runner.operations import MARK, PortOwner, Progress, Readiness, Released, Started, Stopped
 from wizard.server import network, proc
+from wizard.server.supervisors import journald
 from wizard.server.supervisors.contract import Supervisor, SupervisorError, Wish
 
 
@@ -26,6 +27,7 @@ class HeldOperations(LiveOperations):
         self.by_hand = supervisor.by_hand
         self._now = target.identity
         self._is_back = False
+        self._unit = target.held.name if target.held is not None and target.held.kind == "systemd" else ""
 
     async def stop(
         self, identity: Identity, *, drain_limit_s: float, escalate: bool, on_progress: Progress
@@ -83,6 +85,11 @@ class HeldOperations(LiveOperations):
         identity = self._now = await self._supervisor.start(wish_of(launch, self._old))
         return Started(identity, path or self._supervisor.log_path(), offset)
 
+    def last_error(self, child: Started) -> str:
+        if child.log_path is None and self._unit:
+            return cause_in(story_of(journald.lines_since(self._unit, child.identity)))
+        return super().last_error(child)
+
     # -- a server without a published port is reached at the address that its own network has now
 
     def _there(self, target: Target) -> Target:
@@ -90,8 +97,8 @@ class HeldOperations(LiveOperations):
             return target
         return replace(target, host=network.address_of(self._now.pid) or target.host)
 
-    async def healthy(self, target: Target, port: int) -> bool:
-        return await super().healthy(self._there(target), port)
+    async def healthy(self, target: Target, port: int, owner: Identity | None) -> bool:
+        return await super().healthy(self._there(target), port, owner)
 
     async def wait_ready(
         self, child: Started, target: Target, port: int, *, deadline_s: float, on_progress: Progress

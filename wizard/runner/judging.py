@@ -6,10 +6,10 @@ import asyncio
 
 from wizard.core.measurement import Judgement, Measurement, Verdict
 from wizard.core.progress import Outcome, RunState, Stage
+from wizard.core.verdict import pool, second_look
 from wizard.runner.transaction import PutBack, Transaction, brief
 
-CANNOT_TELL_FACTOR = 2
-"""Windows of the second try, as a multiple of the first."""
+MOST_LOOKS = 2
 
 
 async def judge(t: Transaction) -> Verdict:
@@ -21,25 +21,44 @@ async def judge(t: Transaction) -> Verdict:
     if before is None or not t.measures_speed:
         t.skip(Stage.MEASURE, "nothing to compare with" if before is None else "not agreed to")
         return _settled(t, _unmeasured(t))
-    verdict, factor = None, 1
-    after = known.after
-    while True:
-        if after is None:
-            after = await _after(t, factor)
-        if verdict is None or factor > 1:
-            t.intent(Stage.VERDICT)
-        verdict = t.ops.compare(before, after, t.plan.goal) if after else _failed()
-        if verdict.judgement is not Judgement.CANNOT_TELL or factor > 1:
-            return _settled(t, verdict)
-        t.result(Stage.VERDICT, True, "cannot tell yet: measuring once more, longer")
-        factor, after = CANNOT_TELL_FACTOR, None
+    looks = _looks(t)
+    for look in range(1, MOST_LOOKS + 1):
+        if len(looks) < look:
+            found = await _after(t)
+            looks += [found] if found is not None else []
+        t.intent(Stage.VERDICT)
+        verdict = _said(t, before, looks)
+        if verdict.judgement is not Judgement.CANNOT_TELL or len(looks) >= MOST_LOOKS:
+            break
+        if look < MOST_LOOKS:
+            t.result(Stage.VERDICT, True, "cannot tell yet: measuring once more, as before the change")
+    return _settled(t, verdict)
 
 
-async def _after(t: Transaction, factor: int) -> Measurement | None:
+def _looks(t: Transaction) -> list[Measurement]:
+    """What the journal holds of the new server: a look that a dead runner took counts as one."""
+    found: list[Measurement] = []
+    for record in t.records:
+        if record.kind == "launching" and record.data.get("role") == "new":
+            found = []
+        elif record.kind == "result" and record.stage == Stage.MEASURE.value and record.data.get("measurement"):
+            found.append(Measurement.from_json(record.data["measurement"]))
+    return found[:MOST_LOOKS]
+
+
+def _said(t: Transaction, before: Measurement, looks: list[Measurement]) -> Verdict:
+    """Each look has as many windows as the one before: a longer one would be compared with a shorter."""
+    if not looks:
+        return _failed()
+    last = t.ops.compare(before, looks[-1], t.plan.goal)
+    return last if len(looks) == 1 else second_look(last, t.ops.compare(before, pool(looks), t.plan.goal))
+
+
+async def _after(t: Transaction) -> Measurement | None:
     """None when the measurement itself failed while the server lives."""
     t.intent(Stage.MEASURE)
     try:
-        work = t.measured(Stage.MEASURE, t.new_port, t.new_launch, factor)
+        work = t.measured(Stage.MEASURE, t.new_port, t.new_launch)
         found = await t.abortable(work, measures=True)
     except PutBack:
         t.result(Stage.MEASURE, False, "aborted")

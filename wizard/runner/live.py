@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 import importlib
 import os
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from wizard.core.logscan import feed_line
+from wizard.core.logstory import LogReader, Story
 from wizard.core.logtext import Signature, leading
 from wizard.core.measurement import Measurement, Verdict, Workload
 from wizard.core.plan import VerifyGoal
@@ -93,14 +96,24 @@ class LiveOperations:
     def rival(self, launch: Launch, since_s: float) -> PortOwner | None:
         return processes.rival(launch, since_s)
 
-    async def healthy(self, target: Target, port: int) -> bool:
+    async def healthy(self, target: Target, port: int, owner: Identity | None) -> bool:
         import httpx
 
+        from wizard.server.ready import owns
+
+        async def is_own() -> bool:
+            if owner is None:
+                return True
+            mine = await asyncio.to_thread(owns, owner, target.host, port, target.inside_port)
+            return mine is True and is_alive(owner)
+
+        if not await is_own():
+            return False
         try:
             # unverified, as readiness is: a self-signed server must not read as unhealthy
             async with httpx.AsyncClient(timeout=HEALTH_LIMIT_S, trust_env=False, verify=False) as client:
                 answer = await client.get(f"{_base_url(target, port)}/health")
-            return answer.status_code == 200
+            return answer.status_code == 200 and await is_own()  # it may have changed hands meanwhile
         except httpx.HTTPError:
             return False
 
@@ -157,7 +170,7 @@ class LiveOperations:
 
         child = start(launch, fallback_log=self._fallback_log)
         self._born[child.identity] = child
-        return Started(child.identity, child.log_path, child.log_offset)
+        return Started(child.identity, child.log_path, child.log_offset, child.note)
 
     async def wait_ready(
         self, child: Started, target: Target, port: int, *, deadline_s: float, on_progress: Progress
@@ -188,12 +201,7 @@ class LiveOperations:
 
         size = os.stat(child.log_path).st_size
         start = child.log_offset if child.log_offset <= size else 0
-        story = read_saved(child.log_path, known_signatures(), start=start).story
-        lead = leading(story.ordered_hits)
-        if lead is not None:
-            return clean_line(lead.text).strip()[:300]
-        found = [line for line in story.digest.splitlines() if _ERROR_LINE.search(line)]
-        return clean_line(found[-1]).strip()[:300] if found else ""
+        return cause_in(read_saved(child.log_path, known_signatures(), start=start).story)
 
     async def measure(
         self, target: Target, port: int, launch: Launch, workload: Workload, *, salt: str, on_progress: Progress
@@ -215,6 +223,23 @@ class LiveOperations:
         from wizard.core.verdict import compare
 
         return compare(before, after, goal)
+
+
+def cause_in(story: Story) -> str:
+    """The line that names the failure: the earliest that is no victim, else the last error; or ""."""
+    lead = leading(story.ordered_hits)
+    if lead is not None:
+        return clean_line(lead.text).strip()[:300]
+    found = [line for line in story.digest.splitlines() if _ERROR_LINE.search(line)]
+    return clean_line(found[-1]).strip()[:300] if found else ""
+
+
+def story_of(lines: Iterable[bytes]) -> Story:
+    """Lines that stand in no file, read as a log."""
+    reader = LogReader(known_signatures(), keeps_batches=False)
+    for number, raw in enumerate(lines, 1):
+        feed_line(reader, raw, number)
+    return reader.story
 
 
 def _base_url(target: Target, port: int) -> str:

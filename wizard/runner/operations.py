@@ -37,11 +37,13 @@ class Released:
 
 @dataclass(frozen=True)
 class Started:
-    """A child that was started; ``log_offset``: bytes that were in its log before."""
+    """A child that was started; ``log_offset``: bytes that were in its log before. ``note``: what is not as it
+    was, "" if all is."""
 
     identity: Identity
     log_path: str | None
     log_offset: int
+    note: str = ""
 
 
 @dataclass(frozen=True)
@@ -89,8 +91,9 @@ class Operations(Protocol):
         what a supervisor does."""
         ...
 
-    async def healthy(self, target: Target, port: int) -> bool:
-        """/health answered 200 within a few seconds (503 while draining)."""
+    async def healthy(self, target: Target, port: int, owner: Identity | None) -> bool:
+        """/health answered 200 within a few seconds (503 while draining), by the tree of ``owner``: what a
+        stranger answers is nobody's health. None: whoever answers, where nobody knows who that is."""
         ...
 
     async def stop(

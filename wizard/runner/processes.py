@@ -9,7 +9,7 @@ from wizard.core.redact import clean, redact_argv
 from wizard.core.target import Identity, Launch
 from wizard.runner.operations import MARK, PortOwner
 from wizard.server import proc
-from wizard.server.identity import identify
+from wizard.server.identity import identify, is_alive
 from wizard.server.ports import port_state
 
 SHOWN = 120
@@ -21,15 +21,18 @@ def find_marked(mark: str) -> Identity | None:
     wanted = os.fsencode(f"{MARK}={mark}")
     found = []
     for pid in proc.pids():
-        try:
-            environ = Path(f"/proc/{pid}/environ").read_bytes()
-        except OSError:
-            continue  # another user's, or gone
-        if wanted in environ.split(b"\0"):
-            identity = identify(pid)
-            if identity is not None:
-                found.append(identity)
+        identity = identify(pid)
+        # The identity before and after: a pid given again in between is nobody's whose environment was read.
+        if identity is not None and _carries(pid, wanted) and is_alive(identity):
+            found.append(identity)
     return min(found, key=lambda i: (i.start_ticks, i.pid), default=None)
+
+
+def _carries(pid: int, wanted: bytes) -> bool:
+    try:
+        return wanted in Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
+    except OSError:
+        return False  # another user's, or gone
 
 
 def port_owner(host: str, port: int) -> PortOwner | None:

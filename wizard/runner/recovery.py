@@ -10,9 +10,10 @@ from wizard.core.progress import Outcome, RunState, Stage
 from wizard.core.target import Target
 from wizard.runner.fold import children, intended
 from wizard.runner.journal import Journal, here
+from wizard.runner.ledger import CalledOff
 from wizard.runner.operations import Operations
 from wizard.runner.rollback import is_own, living_child, put_back
-from wizard.runner.transaction import CalledOff, Pace, PutBack, Transaction
+from wizard.runner.transaction import Pace, PutBack, Transaction
 
 How = Literal["auto", "finish", "rollback"]
 HOWS: tuple[How, ...] = ("auto", "finish", "rollback")

@@ -94,7 +94,9 @@ async def _stranger_serves(t: Transaction) -> bool:
     """Whether somebody else's server answers at the old command's address. Never raises."""
     try:
         owner = t.ops.port_owner(t.target.host, t.target.port)
-        return owner is not None and not is_own(t, owner) and await t.ops.healthy(t.target, t.target.port)
+        if owner is None or is_own(t, owner):
+            return False
+        return await t.ops.healthy(t.target, t.target.port, owner.identity)
     except Exception:
         traceback.print_exc()
         return False
@@ -161,7 +163,7 @@ async def _still_serves(t: Transaction, identity: Identity) -> bool:
     """
     good = 0
     while t.ops.alive(identity):
-        good = good + 1 if await t.ops.healthy(t.target, t.target.port) else 0
+        good = good + 1 if await t.ops.healthy(t.target, t.target.port, identity) else 0
         if good >= HEALTHY_TWICE:
             return True
         if good:
@@ -190,7 +192,7 @@ async def _wait_gone(t: Transaction, identity: Identity, why: str, until_healthy
         tell(f"{why}; waiting until it ends, {waited:.0f} s")
         await asyncio.sleep(t.pace.health_s)
         waited += t.pace.health_s
-        if until_healthy and await t.ops.healthy(t.target, t.target.port):
+        if until_healthy and await t.ops.healthy(t.target, t.target.port, identity):
             return
 
 
@@ -272,7 +274,7 @@ async def _judge_owner(t: Transaction, owner: PortOwner) -> Literal["ours", "for
     """Somebody already listens. With the very old command line it was restarted by its supervisor or a
     person: that is the old command serving."""
     same = bool(owner.argv) and owner.argv == t.old_launch.argv
-    if same and await t.ops.healthy(t.target, t.target.port):
+    if same and await t.ops.healthy(t.target, t.target.port, owner.identity):
         t.say(
             "note",
             Stage.ROLLBACK,

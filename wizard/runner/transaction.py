@@ -7,41 +7,34 @@ Each stage writes its intent, acts, writes its result. Promises:
 * what was up is never left down silently: any failure, abort or defect after the stop ends in
   ``put_back`` (rollback.py), and if that fails in the exact command to type.
 
-When cannot_tell: measured once more with twice the windows. If it still cannot be told, and something
-could have been measured, the change is rolled back: an unproven change is not left in production
-(``keep="ask"`` leaves that to the person).
+When cannot_tell: measured once more, with the windows that the old server was measured with, as that cannot be
+asked again. What both looks say counts, "better" at most (wizard.core.verdict.second_look). If it still cannot
+be told, and something could have been measured, the change is rolled back: an unproven change is not left in
+production (``keep="ask"`` leaves that to the person).
 """
 
 from __future__ import annotations
 
 import asyncio
 import os
-import sys
 import time
 import traceback
 import uuid
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
-from typing import Any, Literal, TypeVar
+from typing import TypeVar
 
-from wizard.core.measurement import Measurement, Workload
+from wizard.core.measurement import Measurement
 from wizard.core.plan import Order
 from wizard.core.progress import Outcome, RunState, Stage
 from wizard.core.target import Launch, Target
-from wizard.runner.command import clean_line, flag_value, help_text, hide_known
-from wizard.runner.fold import fold
-from wizard.runner.journal import Journal, JournalError, Record
+from wizard.runner.journal import Journal, JournalError
+from wizard.runner.ledger import CalledOff, Ledger, Serving
 from wizard.runner.operations import MARK, Operations, PortOwner, Started
-from wizard.runner.state_dir import holder_path
-from wizard.server.supervisors.contract import Wish
-from wizard.server.supervisors.holders import supervisor_of
 
 T = TypeVar("T")
-Serving = Literal["old", "new", "none", "unknown"]
-
-
-class CalledOff(Exception):
-    """Stop here: the old server was not touched."""
+WATCHED_WINDOWS = 4
+"""Of live traffic, before and after."""
 
 
 class PutBack(Exception):
@@ -61,7 +54,7 @@ class Pace:
     rival_look_s: float = 0.5
 
 
-class Transaction:
+class Transaction(Ledger):
     """One run over one journal. ``term`` is asked too whether to abort (SIGTERM to the runner)."""
 
     def __init__(
@@ -74,125 +67,14 @@ class Transaction:
         pace: Pace | None = None,
         term: Callable[[], bool] | None = None,
     ) -> None:
-        self.journal, self.order, self.target, self.ops = journal, order, target, ops
-        self.plan, self.consent = order.plan, order.consent
+        super().__init__(journal, order, target)
+        self.ops = ops
         self.pace = pace or Pace()
         self.term = term or (lambda: False)
-        self.records: list[Record] = list(journal.read_since(0))
         self.controls_from = 0  # an abort sent while no runner lived counts for the next one
-        acts = (Stage.STOP.value, Stage.ROLLBACK.value)
-        self.touched = any(
-            r.kind == "launching" or (r.kind == "intent" and r.stage in acts) for r in self.records
-        )
-        self.journal_broken = ""
         self.new: Started | None = None
         self.was_up = target.identity is not None
         self._aborted = False
-
-    # -- what is known
-
-    @property
-    def state(self) -> RunState:
-        return fold(self.journal.path.stem.removeprefix("session-"), self.records)
-
-    @property
-    def old_launch(self) -> Launch:
-        if self.target.launch is None:
-            raise CalledOff("The command that started this server is not known, so it could not be put back.")
-        return self.target.launch
-
-    @property
-    def new_launch(self) -> Launch:
-        launch = self.old_launch.with_argv(self.plan.new_argv)
-        environ = dict(launch.environ)
-        for name, value in self.plan.environ.items():
-            if value is None:
-                environ.pop(name, None)
-            else:
-                environ[name] = value
-        return replace(launch, environ=environ)
-
-    @property
-    def new_port(self) -> int:
-        """The port of the new command: its own --port; without one the port stays."""
-        if self.target.inside_port is not None:
-            return self.target.port  # where its container publishes it
-        asked = flag_value(self.plan.new_argv, "--port")
-        if asked is None and flag_value(self.plan.old_argv, "--port") is not None:
-            return 30000  # SGLang's default
-        return int(asked) if asked is not None and asked.isdigit() else self.target.port
-
-    @property
-    def measures_speed(self) -> bool:
-        by_load = self.consent.load_test and self.order.workload is not None
-        return self.plan.goal.reading != "ready" and (by_load or self.consent.passive)
-
-    def to_type(self, can_roll_back: bool = True) -> str:
-        """The exact words that bring the old command back, through its holder if it has one; "" if unknown."""
-        if self.target.launch is None:
-            return ""
-        wish = Wish(self.plan.new_argv, self.plan.environ)
-        supervisor = supervisor_of(self.target, wish, holder_path(self.journal.path))
-        undo = supervisor.steps(self.old_launch, Wish()).undo if supervisor is not None else ()
-        return help_text(self.old_launch, self.journal.path, undo, can_roll_back=can_roll_back)
-
-    # -- the journal
-
-    def say(self, kind: str, stage: Stage | None = None, data: Mapping[str, Any] | None = None) -> None:
-        """One record. Once the server was touched a journal that cannot be written does not stop the rescue."""
-        word = stage.value if stage else ""
-        data = self._told(data)
-        try:
-            seq = self.journal.append(kind, word, data)
-        except JournalError as error:
-            if not self.touched:
-                raise
-            seq = self.records[-1].seq + 1 if self.records else 1
-            if not self.journal_broken:
-                print(f"journal: {error}", file=sys.stderr)
-            self.journal_broken = str(error)
-        at = self.records[-1].at if self.journal_broken and self.records else time.time()
-        self.records.append(Record(seq, at, kind, word, dict(data or {})))
-
-    def _told(self, data: Mapping[str, Any] | None) -> dict[str, Any]:
-        """Words for people, without what either command keeps secret (a server may print its own key)."""
-        found = dict(data or {})
-        launches = (self.target.launch, self.new_launch) if self.target.launch is not None else ()
-        for name in ("detail", "text", "sentence"):
-            for launch in launches if isinstance(found.get(name), str) else ():
-                found[name] = hide_known(found[name], launch)
-        return found
-
-    def intent(self, stage: Stage, **data: Any) -> None:
-        self.say("intent", stage, data)
-
-    def result(self, stage: Stage, ok: bool, detail: str = "", **data: Any) -> None:
-        self.say("result", stage, {"ok": ok, "detail": hide_known(detail, self.target.launch), **data})
-
-    def skip(self, stage: Stage, why: str) -> None:
-        self.say("result", stage, {"ok": True, "skipped": True, "detail": why})
-
-    def progress(self, stage: Stage) -> Callable[[str], None]:
-        def write(detail: str) -> None:
-            try:
-                self.journal.progress(stage.value, clean_line(detail, self.target.launch))
-            except JournalError as error:
-                if not self.touched:
-                    raise
-                self.journal_broken = str(error)
-
-        return write
-
-    def end(self, outcome: Outcome, serving: Serving, sentence: str, help: str = "") -> RunState:
-        self.journal.give_up_reserve()
-        sentence = hide_known(sentence, self.target.launch)
-        doc = {"outcome": outcome.value, "serving": serving, "sentence": sentence, "help": help}
-        try:
-            self.say("ended", None, doc)
-        except JournalError as error:  # untouched and unwritable: the caller still learns it
-            print(f"journal: {error}", file=sys.stderr)
-            self.records.append(Record(0, time.time(), "ended", "", doc))
-        return self.state
 
     # -- what the person wants meanwhile
 
@@ -275,7 +157,8 @@ class Transaction:
         self.intent(Stage.SNAPSHOT)
         self._check_possible()
         self.say("serving", None, {"serving": "old" if self.was_up else "none"})
-        healthy = await self.ops.healthy(self.target, self.target.port) if self.was_up else None
+        identity, port = self.target.identity, self.target.port
+        healthy = await self.ops.healthy(self.target, port, identity) if self.was_up else None
         saved = "the old command, environment, folder and log are in the session file"
         self.result(Stage.SNAPSHOT, True, saved, healthy=healthy)
 
@@ -295,15 +178,14 @@ class Transaction:
             if owner is not None:
                 raise CalledOff(f"Port {self.new_port} is held by {owner.detail}.")
 
-    async def measured(self, stage: Stage, port: int, launch: Launch, factor: int) -> Measurement:
+    async def measured(self, stage: Stage, port: int, launch: Launch) -> Measurement:
         workload = self.order.workload
         tell = self.progress(stage)
         if self.consent.load_test and workload is not None:
-            work: Workload = replace(workload, windows=workload.windows * factor)
             return await self.ops.measure(
-                self.target, port, launch, work, salt=self._salt(stage), on_progress=tell
+                self.target, port, launch, workload, salt=self._salt(stage), on_progress=tell
             )
-        return await self.ops.observe(self.target, port, launch, windows=4 * factor, on_progress=tell)
+        return await self.ops.observe(self.target, port, launch, windows=WATCHED_WINDOWS, on_progress=tell)
 
     def _salt(self, stage: Stage) -> str:
         """The same prompts before and after, but never twice to one server: its prefix cache would help it."""
@@ -392,6 +274,8 @@ class Transaction:
             "log_offset": child.log_offset,
         }
         self.say("launched", stage, {**about, **found})
+        if child.note:
+            self.say("note", stage, {"text": child.note})
         if role == "new":
             self.new = child
         return child

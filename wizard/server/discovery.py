@@ -19,7 +19,7 @@ from urllib.parse import urlsplit
 from wizard.core.commandline import find_entry, parse
 from wizard.core.held import Held
 from wizard.core.target import Launch, Target
-from wizard.server import network, proc
+from wizard.server import network, placement, proc
 from wizard.server.catalogue import for_version
 from wizard.server.configfile import ConfigError, merged
 from wizard.server.identity import identify, is_alive
@@ -188,6 +188,7 @@ def _target(pid: int, sockets: Iterable[proc.Listener]) -> Target | None:
     out, err = proc.fd_file(pid, 1), proc.fd_file(pid, 2)
     limits, umask = proc.limits(pid), proc.umask(pid)
     launch = Launch(argv, cwd or "/", environ, out or err, err or out, owner[0], owner[1], limits, umask)
+    launch = replace(launch, placement=placement.read(pid))
     # Where the two differ SGLang's own lines are in stderr: logging.basicConfig writes there.
     held = holder_of(pid)
     if held is not None and not held.is_managed:

@@ -1,4 +1,4 @@
-"""Starting a server as it was started before: same words, folder, environment, log, user and limits."""
+"""Starting a server as it was before: same words, folder, environment, log, user, limits and placement."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from wizard.core.target import Identity, Launch
-from wizard.server import proc
+from wizard.server import placement, proc
 from wizard.server.identity import identify
 
 MIN_FREE_BYTES = 8 * 1024 * 1024
@@ -77,8 +77,9 @@ def launch(launch: Launch, *, fallback_log: str | Path) -> Launched:
     program = _program(launch)
     user, group, groups = _as_user(launch)
     outputs = _Outputs(launch, str(fallback_log))
-    try:
-        process = subprocess.Popen(
+
+    def start() -> subprocess.Popen[bytes]:
+        return subprocess.Popen(
             launch.argv,
             executable=program,
             stdin=subprocess.DEVNULL,
@@ -93,15 +94,19 @@ def launch(launch: Launch, *, fallback_log: str | Path) -> Launched:
             extra_groups=groups,
             umask=-1 if launch.umask is None else launch.umask,
         )
+
+    try:
+        process = placement.start_at(launch.placement, start)
     except (OSError, ValueError, subprocess.SubprocessError) as error:
         why = getattr(error, "strerror", None) or str(error)
         raise LaunchError(f"{launch.argv[0]} does not start: {why}") from error
     finally:
         outputs.close()
+    placement.settle(process.pid, launch.placement)
     identity = identify(process.pid)
     if identity is None:
         raise LaunchError(f"it ended at once with exit code {process.wait()}")
-    notes = [note for note in (outputs.note, _set_limits(process.pid, launch)) if note]
+    notes = [n for n in (outputs.note, _set_limits(process.pid, launch), _placed(process.pid, launch)) if n]
     return Launched(identity, outputs.log_path, outputs.offset, process, "; ".join(notes))
 
 
@@ -121,6 +126,12 @@ def _set_limits(pid: int, launch: Launch) -> str:
         if name in now and _less(now[name][0], soft)
     ]
     return f"its limits are tighter than before: {', '.join(tighter)}" if tighter else ""
+
+
+def _placed(pid: int, launch: Launch) -> str:
+    """What of its placement is not as before, or ""."""
+    found = placement.differences(launch.placement, placement.read(pid))
+    return f"not as before: {', '.join(found)}" if found else ""
 
 
 def _set_limit(pid: int, number: int, soft: int, hard: int) -> None:

@@ -169,7 +169,22 @@ def fd_file(pid: int, fd: int) -> str | None:
         return None
 
 
-LIMITS = ("AS", "CORE", "DATA", "FSIZE", "MEMLOCK", "NOFILE", "NPROC", "STACK")
+LIMITS = (
+    "AS",
+    "CORE",
+    "CPU",
+    "DATA",
+    "FSIZE",
+    "MEMLOCK",
+    "MSGQUEUE",
+    "NICE",
+    "NOFILE",
+    "NPROC",
+    "RTPRIO",
+    "RTTIME",
+    "SIGPENDING",
+    "STACK",
+)
 """What a server lives under: open files for its connections, locked memory for pinned and RDMA buffers."""
 
 

@@ -177,10 +177,7 @@ async def wait_ready(
                 return done(False, "log_fatal", f"it could not bind its port: {log.fatal}")
             if cancelled():
                 return done(False, "cancelled", "called off")
-            if inside_port is None:
-                owned = await asyncio.to_thread(_owns, identity, host, port)
-            else:
-                owned = await asyncio.to_thread(listens_there, identity.pid, inside_port)
+            owned = await asyncio.to_thread(owns, identity, host, port, inside_port)
             now = time.monotonic()
             if owned is True and health is None and now >= health_at:
                 health = asyncio.ensure_future(_health(scheme, host, port))
@@ -203,6 +200,16 @@ async def wait_ready(
     finally:
         if health is not None:
             health.cancel()
+
+
+def owns(identity: Identity, host: str, port: int, inside_port: int | None = None) -> bool | None:
+    """Who answers there. True: that server's own tree and nobody else; False: somebody else; None: nobody.
+
+    ``inside_port``: what it listens on in a network of its own.
+    """
+    if inside_port is None:
+        return _owns(identity, host, port)
+    return listens_there(identity.pid, inside_port)
 
 
 def _owns(identity: Identity, host: str, port: int) -> bool | None:

@@ -78,7 +78,17 @@ def check_plan(plan: Plan, target: Target, env: Env = lambda _: None) -> Plan:
         checks.append(("host", False, "its process cannot be seen: run as its user or as root"))
     elif target.remote:
         checks.append(("host", False, "the server runs on another host; the wizard can only relaunch here"))
+    if launch is not None and target.held is None and not target.remote:
+        plan = replace(plan, notes=(*plan.notes, *_not_as_before(launch, target)))
     return replace(plan, checks=tuple(checks))
+
+
+def _not_as_before(launch: Launch, target: Target) -> tuple[str, ...]:
+    """What this user may not restore, in one sentence; it refuses nothing."""
+    from wizard.server.placement import shortfalls
+
+    found = shortfalls(launch, target.identity.pid if target.identity else None)
+    return (f"Started from here it will not be quite as before: {'; '.join(found)}.",) if found else ()
 
 
 def _start(launch: Launch) -> Check:

@@ -365,6 +365,8 @@ def plan_lines(
             lines += row("", f"Then down until ready: the last start took {stakes.last_start_s:.0f} s.")
     else:
         lines += row("", "One start; it is down now, so nothing is stopped.")
+    for note in plan.notes:
+        lines += row("note", note)
     lines += row("measure", load)
     back = "the old command is started again by itself" if live else "it is stopped again: down, as it is now"
     back = "you are told what to type to take the change back" if plan.by_hand else back

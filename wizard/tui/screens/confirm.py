@@ -72,7 +72,7 @@ def radius_lines(
         when = "before and after the change" if live else "after it is up"
         steps.append(
             f"A load test is sent to {address} and nowhere else, {when}: {workload.describe()} "
-            f"(about {duration(workload.seconds)} each; once more and twice as long if the result is unclear)."
+            f"(about {duration(workload.seconds)} each; once more after it if the result is unclear)."
         )
     elif consent.passive:
         steps.append("Nothing is sent. The live traffic's own metrics are watched before and after.")
@@ -104,6 +104,8 @@ def radius_lines(
     out = [*wrap(f"{plan.cause_title}: {plan.remedy_title}", width, role="strong"), ()]
     if plan.actions:
         out += [*wrap("Before that, for you to do: " + "; ".join(plan.actions), width, role="warn"), ()]
+    for note in plan.notes:
+        out += [*wrap(note, width, role="warn"), ()]
     for number, step in enumerate(steps, 1):
         rows = wrap(step, width, indent=4)
         out += [((f" {number}. {rows[0][0][0].strip()}", ""),), *rows[1:]]
