@@ -199,3 +199,13 @@ def test_what_is_shown_holds_no_secret(world: World) -> None:
     assert "s3cret" not in text
     assert "hf_aaa" not in text
     assert "systemctl restart sglang.service" in text
+
+
+async def test_a_file_half_written_by_a_runner_that_died_is_cleared_away(world: World) -> None:
+    world.set_up()
+    held = systemd.Systemd(world.held)
+    for path in (held.stopping, held.change):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.with_suffix(".new").write_text("[Ser")
+    await held.start(Wish())
+    assert world.files == []

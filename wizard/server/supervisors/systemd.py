@@ -247,15 +247,15 @@ def _write_whole(path: Path, text: str) -> None:
 
 def _removed(path: Path) -> bool:
     """Whether there was something to remove. Raises SupervisorError."""
+    found = path.exists()
     try:
-        path.unlink()
-    except FileNotFoundError:
-        return False
+        for one in (path, path.with_suffix(".new")):  # a runner may have died before it renamed the latter
+            one.unlink(missing_ok=True)
     except OSError as error:
         raise SupervisorError(f"{path} cannot be removed: {error.strerror}") from None
     with contextlib.suppress(OSError):
         path.parent.rmdir()  # only where it is empty, that is where it was ours
-    return True
+    return found
 
 
 def _runs_wish(pid: int, wish: Wish) -> bool:
