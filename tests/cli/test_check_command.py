@@ -170,3 +170,14 @@ def test_a_server_that_is_down_gets_a_plan(tmp_path: Path, capsys: pytest.Captur
     new = json.dumps(document)
     assert "--max-running-requests" in new
     assert "--disable-decode-cuda-graph" in new
+
+
+def test_an_attention_backend_that_the_card_cannot_take(capsys: pytest.CaptureFixture[str]) -> None:
+    line = HEAD + "--attention-backend fa3"
+    words = ("--command", line, "--sglang-version", "0.5.20", "--hardware")
+    code, doc = check(capsys, *words, "8x NVIDIA B200")
+    assert (code, doc["causes"][0]["id"]) == (1, "attention_backend_unsupported")
+    assert [f["rule"] for f in doc["command_line"]["findings"]] == ["fa3_on_other_cards"]
+    assert "--attention-backend" in doc["causes"][0]["remedies"][0]["unset"]
+    code, doc = check(capsys, *words, "8x NVIDIA H100")
+    assert (code, doc["causes"], doc["command_line"]["findings"]) == (0, [], [])
