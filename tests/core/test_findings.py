@@ -252,3 +252,71 @@ def test_attention_backends_of_other_cards(
         assert str(capability).removesuffix(".0") in error.why
         assert error.edits[0].value is None
     assert check(args, None, **readings).errors == ()
+
+
+@pytest.mark.parametrize(
+    ("version", "config", "words"),
+    [
+        ("0.5.20", '{"decode": {"max_bs": 64}', "Expecting ',' delimiter at character 26 behind"),
+        ("0.5.20", "{decode: {max_bs: 64}}", "at character 2 behind '{'; the shell took its quotes"),
+        ("0.5.20", "[1]", "must be a JSON object"),
+        ("0.5.20", '{"deocde": {}}', "no phase 'deocde'"),
+        ("0.5.20", '{"decode": 3}', "decode must be a JSON object"),
+        ("0.5.20", '{"decode": {"maxbs": 3}}', "decode.maxbs is no setting of SGLang 0.5.20"),
+        ("0.5.20", '{"decode": {"backend": "off"}}', 'decode.backend does not take "off"; it takes full'),
+        ("0.5.14", '{"prefill": {"backend": "full"}}', "prefill.backend does not take"),
+        ("0.5.14", '{"prefill": {"full_prefill_max_req": 4}}', "is no setting of SGLang 0.5.14"),
+        ("0.5.23", '{"decode": {"tc_compiler": "eager"}}', "is no setting of SGLang 0.5.23"),
+        ("0.5.23", '{"prefill": {"backend": "tc_piecewise"}}', "it takes full, breakable, disabled"),
+        ("0.5.20", "[" * 100_000, "nested too deep"),
+    ],
+)  # fmt: skip
+def test_a_graph_config_that_ends_the_start(version: str, config: str, words: str) -> None:
+    errors = check(f"--cuda-graph-config '{config}'", version).errors
+    assert [(e.kind, e.flag) for e in errors] == [("bad_value", "--cuda-graph-config")]
+    assert words in errors[0].why
+
+
+@pytest.mark.parametrize(
+    ("version", "args", "notes"),
+    [
+        ("0.5.20", """--cuda-graph-config '{"decode": {"max_bs": 64}, "prefill": {"backend": "full"}}'""", []),
+        ("0.5.23", """--cuda-graph-config '{"prefill": {"max_seq_len": 4}}'""", []),
+        ("0.5.17", """--cuda-graph-config '{"prefill": {"full_prefill_max_req": 4}}'""", []),
+        ("0.5.20", "--cuda-graph-config $GRAPHS", []),
+        ("0.5.20", """--cuda-graph-config '{"decode": {"max_bs": 64}}' --cuda-graph-max-bs-decode 64""", []),
+        ("0.5.20", """--cuda-graph-config '{"decode": {"max_bs": 64}}' --cuda-graph-max-bs-decode 32""",
+         ["graph_config_wins --cuda-graph-max-bs-decode"]),
+        ("0.5.20", """--cuda-graph-config '{"decode": {"max_bs": 64}}' --cuda-graph-max-bs-prefill 512""", []),
+        ("0.5.17", """--cuda-graph-config '{"decode": {"max_bs": 64}}' --cuda-graph-max-bs 32""",
+         ["deprecated --cuda-graph-max-bs", "graph_config_wins --cuda-graph-max-bs"]),
+        ("0.5.20", """--cuda-graph-config '{"decode": {"bs": [1, 2]}}' --cuda-graph-bs-decode 1 2""", []),
+        ("0.5.20", """--cuda-graph-config '{"decode": {"bs": [1, 2]}}' --cuda-graph-bs-decode 1 4""",
+         ["graph_config_wins --cuda-graph-bs-decode"]),
+        ("0.5.20", """--cuda-graph-config '{"decode": {"backend": "full"}}' --disable-decode-cuda-graph""",
+         ["graph_config_wins --disable-decode-cuda-graph"]),
+        ("0.5.20", """--cuda-graph-config '{"prefill": {"backend": "full"}}' """
+         "--cuda-graph-backend-prefill disabled", ["graph_config_wins --cuda-graph-backend-prefill"]),
+        ("0.5.20", """--cuda-graph-config '{"decode": {"backend": "disabled", "max_bs": 8}}'""",
+         ["graph_config_idle --cuda-graph-config", "graphs_off --cuda-graph-config"]),
+        ("0.5.20", """--cuda-graph-config '{"prefill": {"backend": "disabled"}}' """
+         "--cuda-graph-max-bs-prefill 512", ["graph_config_idle --cuda-graph-max-bs-prefill"]),
+        ("0.5.20", """--disable-prefill-cuda-graph --cuda-graph-config '{"prefill": {"max_bs": 512}}'""",
+         ["graph_config_idle --cuda-graph-config"]),
+        ("0.5.20", """--cuda-graph-config '{"decode": {"max_bs": "64", "bs": [0]}}'""",
+         ["bad_value --cuda-graph-config", "bad_value --cuda-graph-config"]),
+    ],
+)  # fmt: skip
+def test_a_graph_config_beside_other_flags(version: str, args: str, notes: list[str]) -> None:
+    checked = check(args, version)
+    assert checked.errors == ()
+    assert sorted(f"{f.rule or f.kind} {f.flag}" for f in checked.notes) == sorted(notes)
+    for found in checked.notes:
+        if found.rule == "graph_config_wins":
+            assert "does nothing" in found.why
+            assert found.edits[0].value is None
+
+
+def test_json_of_other_flags_says_its_place_too() -> None:
+    (error,) = check("--mm-process-config '{\"a\": }'", "0.5.20").errors
+    assert "Expecting value at character 7" in error.why
