@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from tests.bench.biglog import END, MIDDLE, RETRACT, START
 from wizard.core import logscan
 from wizard.core.logscan import LogScanner, feed_line
-from wizard.core.logstory import MOST_SAMPLES, LogReader, Story
+from wizard.core.logstory import LogReader
+from wizard.core.story import MOST_SAMPLES, Story
 from wizard.flowfile.load import load_book
 from wizard.flowfile.resources import flows_dir
 from wizard.probes import logfile

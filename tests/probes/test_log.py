@@ -10,9 +10,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tests.probes.recordings import shared
-from wizard.core.logstory import MOST_SAMPLES
 from wizard.core.logtext import leading
 from wizard.core.reading import Outcome, ProbeResult, Trust
+from wizard.core.story import MOST_SAMPLES
 from wizard.core.target import Identity, Launch, Target
 from wizard.core.vocabulary import VOCABULARY
 from wizard.flowfile.load import load_book

@@ -7,10 +7,10 @@ from collections.abc import Iterable
 from dataclasses import replace
 
 from wizard.core.clue import search
-from wizard.core.logstory import Batch, Story
 from wizard.core.logtext import in_order_of_weight, leading
 from wizard.core.reading import Outcome, ProbeResult, Trust, Value
 from wizard.core.redact import clean, redact_text
+from wizard.core.story import Batch, Story
 from wizard.core.target import Target
 from wizard.probes.base import NoData, ProbeContext, ProbeSpec, Unavailable, in_thread
 from wizard.probes.logfile import LogView, read_live, read_saved

@@ -15,8 +15,9 @@ from typing import BinaryIO
 
 from wizard.core.carried import PLAIN, SAMPLE_BYTES, Carriage, carriage_of
 from wizard.core.logscan import LONGEST_LINE, LogScanner, batches_of
-from wizard.core.logstory import MOST_SAMPLES, Batch, LogReader, Story
+from wizard.core.logstory import LogReader
 from wizard.core.logtext import Signature
+from wizard.core.story import MOST_SAMPLES, Batch, Story
 
 HEAD_BYTES = 256 * 1024
 LIVE_BYTES = 128 * 1024 * 1024
