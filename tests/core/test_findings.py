@@ -320,3 +320,12 @@ def test_a_graph_config_beside_other_flags(version: str, args: str, notes: list[
 def test_json_of_other_flags_says_its_place_too() -> None:
     (error,) = check("--mm-process-config '{\"a\": }'", "0.5.20").errors
     assert "Expecting value at character 7" in error.why
+
+
+@pytest.mark.parametrize(
+    ("args", "rules"),
+    [("--tp 2", ["ranks_over_slices"]), ("--pp-size 2", ["ranks_over_slices"]), ("--tp 1", [])],
+)
+def test_ranks_over_slices_of_a_card(args: str, rules: list[str]) -> None:
+    assert [e.rule for e in check(args, gpu__mig=True, gpu__count=1).errors] == rules
+    assert all(e.rule != "ranks_over_slices" for e in check(args, gpu__count=8).errors)

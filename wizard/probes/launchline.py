@@ -109,6 +109,7 @@ def _environment(command: CommandLine, target: Target, others: Env) -> Env:
         "gpu.count": told.count,
         "gpu.memory_total_gb": told.memory_gb,
         "gpu.capability": told.capability,
+        "gpu.mig": told.mig or None,
     }
     model = command.value("model_path")
     facts.update(model_facts(os.path.join(_folder(target), model)) if model else {})
