@@ -170,3 +170,38 @@ def test_a_server_that_is_down_gets_a_plan(tmp_path: Path, capsys: pytest.Captur
     new = json.dumps(document)
     assert "--max-running-requests" in new
     assert "--disable-decode-cuda-graph" in new
+
+
+def test_an_attention_backend_that_the_card_cannot_take(capsys: pytest.CaptureFixture[str]) -> None:
+    line = HEAD + "--attention-backend fa3"
+    words = ("--command", line, "--sglang-version", "0.5.20", "--hardware")
+    code, doc = check(capsys, *words, "8x NVIDIA B200")
+    assert (code, doc["causes"][0]["id"]) == (1, "attention_backend_unsupported")
+    assert [f["rule"] for f in doc["command_line"]["findings"]] == ["fa3_on_other_cards"]
+    assert "--attention-backend" in doc["causes"][0]["remedies"][0]["unset"]
+    code, doc = check(capsys, *words, "8x NVIDIA H100")
+    assert (code, doc["causes"], doc["command_line"]["findings"]) == (0, [], [])
+
+
+def test_a_card_in_mig_mode_is_noted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ("--command", HEAD + "--tp 2", "--sglang-version", "0.5.20", "--hardware", "2x A100 MIG 3g.40gb")
+    code, doc = check(capsys, *words)
+    assert (code, [f["rule"] for f in doc["command_line"]["findings"]]) == (1, ["ranks_over_slices"])
+    assert any("MIG mode" in (probe["reason"] or "") for probe in doc["probes"])
+    assert run(("check", *words)) == 1
+    assert "A process sees one slice only" in " ".join(capsys.readouterr().out.split())
+    log = tmp_path / "server.log"
+    log.write_text(
+        "[2026-01-02 03:04:05] server_args=ServerArgs(model_path='m', tp_size=1)\n"
+        "[2026-01-02 03:04:06] Load weight begin. avail mem=9.00 GB\n"
+        "torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 1.00 GiB.\n"
+    )
+    said = {}
+    for symptom in ("it fails on a MIG 1g.10gb slice", "it fails"):
+        assert run(("check", "--log", str(log), "--symptom", symptom)) == 1
+        said[symptom] = " ".join(capsys.readouterr().out.split())
+    on_slice, on_card = said.values()
+    assert "A process sees one slice only" in on_slice
+    assert "Spread the model over more GPUs" not in on_slice
+    assert "A process sees one slice only" not in on_card
+    assert "Spread the model over more GPUs" in on_card

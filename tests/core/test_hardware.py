@@ -129,3 +129,39 @@ def test_ways_in_which_people_write_it(
 @given(st.text(max_size=300))
 def test_no_words_break_it(text: str) -> None:
     read(text)
+
+
+SMI = """\
+| NVIDIA-SMI 535.54 Driver Version: 535.54 CUDA Version: 12.2 |
+| GPU  Name  Persistence-M| Bus-Id  Disp.A | Volatile Uncorr. ECC |
+|                               |                      |               MIG M. |
+|   0  NVIDIA A100-SXM4-80GB  On | 00000000:07:00.0 Off | On |
+| N/A 32C P0 63W / 400W | 2048MiB / 81920MiB | N/A Default | Enabled |
+"""
+SMI_SLICES = """\
+| MIG devices:                                                                |
+| GPU  GI  CI  MIG |         Memory-Usage |        Vol|         Shared        |
+|  0    1   0   0  |     19MiB / 40192MiB | 42      0 |  3   0    2    0    0 |
+"""
+
+
+@pytest.mark.parametrize(
+    ("text", "mig", "count", "memory_gb"),
+    [
+        ("A100 80GB, MIG 3g.40gb", True, 1, 36.0),
+        ("8x H100 with 1g.10gb slices", True, 1, 9.0),
+        ("NVIDIA A100-SXM4-80GB MIG 1c.2g.20gb", True, 1, 18.0),
+        ("H100 in MIG mode", True, 1, None),
+        ("8x H100, MIG enabled", True, 1, None),
+        (SMI + SMI_SLICES, True, 1, 39.2),
+        ("8x H100 80GB, MIG disabled", False, 8, 79.6),
+        ("8x H100 80GB, no MIG", False, 8, 79.6),
+        ("8x H100 80GB, MIG mode: off", False, 8, 79.6),
+        (SMI.replace("Enabled", "Disabled"), False, None, 79.2),
+        ("8x H100 80GB", False, 8, 79.6),
+        ("MIGraphX on 8x H100", False, 8, 79.6),
+    ],
+)
+def test_slices_of_a_card(text: str, mig: bool, count: int | None, memory_gb: float | None) -> None:
+    found = read(text)
+    assert (found.mig, found.count, found.memory_gb) == (mig, count, memory_gb)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import fields
 from typing import Any
 
@@ -12,7 +13,8 @@ from hypothesis import strategies as st
 from tests.bench.biglog import END, MIDDLE, RETRACT, START
 from wizard.core import logscan
 from wizard.core.logscan import LogScanner, feed_line
-from wizard.core.logstory import MOST_SAMPLES, LogReader, Story
+from wizard.core.logstory import LogReader
+from wizard.core.story import MOST_SAMPLES, Story
 from wizard.flowfile.load import load_book
 from wizard.flowfile.resources import flows_dir
 from wizard.probes import logfile
@@ -219,3 +221,56 @@ def test_what_people_ask_a_model_accuses_no_server(tmp_path: Any) -> None:
     for text in (asked, asked.replace("Receive", "Finish")):
         story = in_blocks(tmp_path / "x.log", (STARTED + stamped(text)).encode())
         assert not story.failed
+
+
+def docker(line: str, split: int = 9000) -> list[str]:
+    line += "\n"
+    parts = [line[at : at + split] for at in range(0, len(line), split)]
+    return [json.dumps({"log": part, "stream": "stderr", "time": "2026-01-02T03:04:05Z"}) for part in parts]
+
+
+CARRIED_LINES = [
+    *STARTED.splitlines(),
+    *[stamped(DECODE.replace("8", str(n))) for n in range(60)],
+    *MIDDLE.replace("{stamp}", "2026-01-02 03:04:09").splitlines(),
+    *[stamped(DECODE), stamped(ACCESS), "at \tthe tab", ""] * 9,
+]
+
+
+@pytest.mark.parametrize("block", [300, 2000, logfile.BLOCK])
+def test_a_log_that_docker_holds_is_the_same_story(
+    tmp_path: Any, monkeypatch: pytest.MonkeyPatch, block: int
+) -> None:
+    monkeypatch.setattr(logfile, "BLOCK", block)
+    for lines in (CARRIED_LINES, [*STARTED.splitlines(), stamped(DECODE), *CARRIED_LINES]):
+        plain = told(plainly("\n".join(lines).encode()))
+        whole = "\n".join(record for line in lines for record in docker(line))
+        assert told(in_blocks(tmp_path / "x.log", whole.encode())) == plain
+        assert len(plain["batches"]) == 69
+        split = in_blocks(tmp_path / "x.log", "\n".join(r for line in lines for r in docker(line, 80)).encode())
+        for same in ("phase", "numbers_", "settings", "batches", "digest_lines", "hit_ids"):
+            assert of_story(split, same) == of_story(in_blocks(tmp_path / "y.log", whole.encode()), same)
+
+
+def of_story(story: Story, what: str) -> Any:
+    """A part of a story without the numbers of its lines."""
+    if what == "numbers_":
+        return {name: x for name, (x, _) in story.numbers.items()}
+    if what == "hit_ids":
+        return [(h.signature.id, h.text, h.phase) for h in story.ordered_hits]
+    return story.digest if what == "digest_lines" else getattr(story, what)
+
+
+@pytest.mark.parametrize("block", [300, logfile.BLOCK])
+def test_other_services_lines_change_no_story(
+    tmp_path: Any, monkeypatch: pytest.MonkeyPatch, block: int
+) -> None:
+    monkeypatch.setattr(logfile, "BLOCK", block)
+    others = ["RuntimeError: NCCL error", "KeyError: 'fancy'", "server_arg", "usage: x", ACCESS]
+    mixed, alone = [], []
+    for n, text in enumerate(CARRIED_LINES[:-30]):
+        mixed += [f"web-1     | {others[n % 5]}", f"sglang-1  | {text}"]
+        alone += ["", text]
+    scanned = in_blocks(tmp_path / "x.log", "\n".join(mixed).encode())
+    assert told(scanned) == told(plainly("\n".join(alone).encode()))
+    assert "gpu_oom_runtime" in scanned.hits

@@ -16,6 +16,7 @@ CARRIERS = [
     "(SGLangServer pid=1234, ip=10.0.0.2) ",
     "0: ",
     "[default0]:",
+    "[rank0]: ",
 ]
 
 
@@ -35,6 +36,6 @@ def test_what_carries_a_log_is_taken_off_its_lines(carrier: str, line: str, text
     assert (bare.text, bare.ranks) == (text, ranks)
 
 
-@pytest.mark.parametrize("line", ["[rank0]: RuntimeError: x", "a | b", "Nov 20 is a day", "(see pid=x) no"])
+@pytest.mark.parametrize("line", ["[rank0]:[W1120 x.cpp:1] y", "a | b", "Nov 20 is a day", "(see pid=x) no"])
 def test_what_only_looks_so_stays(line: str) -> None:
     assert read_line(line, 1).text == line

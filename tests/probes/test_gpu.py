@@ -35,6 +35,8 @@ class FakeCard:
     uuid: str = "GPU-0"
     holders: dict[int, int | None] = field(default_factory=dict)
     fails: dict[str, int] = field(default_factory=dict)
+    slices: list[FakeCard] | None = None
+    name: str = "NVIDIA H200"
 
 
 @pytest.fixture
@@ -60,7 +62,7 @@ def nvml(monkeypatch: pytest.MonkeyPatch) -> list[FakeCard]:
     monkeypatch.setattr(pynvml, "nvmlSystemGetDriverVersion", lambda: "580.159.04")
     monkeypatch.setattr(pynvml, "nvmlSystemGetCudaDriverVersion", lambda: 13000)
     answer("nvmlDeviceGetUUID", lambda c: c.uuid)
-    answer("nvmlDeviceGetName", lambda c: "NVIDIA H200")
+    answer("nvmlDeviceGetName", lambda c: c.name)
     answer(
         "nvmlDeviceGetMemoryInfo", lambda c: SimpleNamespace(total=c.total, used=c.used, free=c.total - c.used)
     )
@@ -71,6 +73,15 @@ def nvml(monkeypatch: pytest.MonkeyPatch) -> list[FakeCard]:
     answer("nvmlDeviceGetTemperature", lambda c: 36)
     answer("nvmlDeviceGetComputeRunningProcesses", running)
     answer("nvmlDeviceGetMPSComputeRunningProcesses", lambda c: [])
+    answer("nvmlDeviceGetMigMode", lambda c: [int(c.slices is not None)] * 2)
+    answer("nvmlDeviceGetMaxMigDeviceCount", lambda c: 7)
+
+    def part(card: FakeCard, place: int) -> FakeCard:
+        if card.slices is None or place >= len(card.slices):
+            raise pynvml.NVMLError(pynvml.NVML_ERROR_NOT_FOUND)
+        return card.slices[place]
+
+    monkeypatch.setattr(pynvml, "nvmlDeviceGetMigDeviceHandleByIndex", part)
     return cards
 
 
@@ -371,3 +382,45 @@ async def test_the_engine_gets_reason_and_remedy(monkeypatch: pytest.MonkeyPatch
     assert result.outcome is Outcome.UNAVAILABLE
     assert "different versions" in (result.reason or "")
     assert "reload the driver" in (result.remedy or "")
+
+
+def slice_of(size: int, uuid: str, **more: Any) -> FakeCard:
+    return FakeCard(size * GIB, uuid=uuid, name=f"NVIDIA A100-SXM4-80GB MIG {size}", **more)
+
+
+def test_a_card_in_mig_mode_is_read_slice_by_slice(nvml: list[FakeCard], server: Target) -> None:
+    assert server.identity is not None
+    held = slice_of(39, "MIG-b", used=30 * GIB, holders={server.identity.pid: 29 * GIB})
+    nvml.append(FakeCard(80 * GIB, 31 * GIB, slices=[slice_of(9, "MIG-a"), held]))
+    result = gpu.examine(server)
+    x = {name: value.x for name, value in result.values.items()}
+    assert (x["gpu.memory_total_gb"], x["gpu.memory_used_gb"], x["gpu.target_memory_gb"]) == (39, 30, 29)
+    assert (x["gpu.count"], x["gpu.mig"], x["gpu.name"]) == (1, True, "NVIDIA A100-SXM4-80GB MIG 39")
+    assert "gpu.utilization" not in x
+    assert "gpu.memory_bandwidth_gbs" not in x
+    assert x["gpu.power_w"] == 681.0
+    assert "one slice only" in (result.reason or "")
+    assert set(x) <= set(VOCABULARY)
+
+
+def test_the_slice_that_the_command_names(nvml: list[FakeCard]) -> None:
+    nvml.append(FakeCard(slices=[slice_of(9, "MIG-aaa"), slice_of(39, "MIG-bbb"), slice_of(19, "MIG-ccc")]))
+    launch = Launch(
+        ("sglang", "serve", "m", "--tp", "2"), "/", environ={"CUDA_VISIBLE_DEVICES": "MIG-bb,MIG-aaa"}
+    )
+    assert gpu.examine(replace(DOWN, launch=launch)).values["gpu.memory_total_gb"].x == 39
+
+
+def test_a_card_in_mig_mode_whose_slices_are_not_ours(nvml: list[FakeCard]) -> None:
+    nvml.append(FakeCard(slices=[]))
+    result = gpu.examine(DOWN)
+    assert "gpu.memory_total_gb" not in result.values
+    assert "memory of its MIG slices" in (result.reason or "")
+
+
+def test_whole_cards_beside_one_in_mig_mode_are_counted(nvml: list[FakeCard]) -> None:
+    nvml.extend(
+        [FakeCard(uuid="GPU-0"), FakeCard(uuid="GPU-1", slices=[slice_of(9, "MIG-a")]), FakeCard(uuid="GPU-2")]
+    )
+    result = gpu.examine(DOWN)
+    assert (result.values["gpu.count"].x, "gpu.mig" in result.values) == (2, False)

@@ -10,9 +10,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tests.probes.recordings import shared
-from wizard.core.logstory import MOST_SAMPLES
 from wizard.core.logtext import leading
 from wizard.core.reading import Outcome, ProbeResult, Trust
+from wizard.core.story import MOST_SAMPLES
 from wizard.core.target import Identity, Launch, Target
 from wizard.core.vocabulary import VOCABULARY
 from wizard.flowfile.load import load_book
@@ -239,3 +239,23 @@ def test_any_bytes_give_a_story(tmp_path: Path, lines: list[bytes]) -> None:
     path.write_bytes(b"\n".join(lines))
     view = read_saved(str(path), SIGNATURES)
     assert view.story.last_line <= path.read_bytes().count(b"\n") + 1
+
+
+async def test_a_log_of_vllm_is_said_to_be_one(tmp_path: Path) -> None:
+    path = tmp_path / "server.log"
+    path.write_text(
+        "(APIServer pid=1) INFO 11-20 10:00:07 [api_server.py:1896] vLLM API server version 0.10.2\n"
+        "(EngineCore_DP0 pid=72) torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 1.00 GiB.\n"
+    )
+    result = await look(saved(path))
+    assert result.outcome is Outcome.NO_DATA
+    assert "server.log is a log of vLLM, not of SGLang" in (result.reason or "")
+
+
+async def test_services_that_were_left_out_are_named(tmp_path: Path) -> None:
+    path = tmp_path / "server.log"
+    lines = [b"sglang-1  | " + line for line in READY.splitlines()]
+    path.write_bytes(b"\n".join((b"web-1     | torch.OutOfMemoryError: CUDA out of memory.", *lines)))
+    result = await look(saved(path))
+    assert (result.outcome, result.values["log.cause"].x) == (Outcome.OK, "none")
+    assert result.reason == "lines of web-1 are not SGLang's and were left out"

@@ -44,6 +44,23 @@ def test_the_table_speaks_for_the_cause_whose_words_it_knows() -> None:
     assert all(w.cause != NOBODY for w in wording.weigh(features("the server is fine")))
 
 
+def test_function_words_and_numbers_count_but_are_not_shown() -> None:
+    sides = [
+        Sentence("ttft_high", "why is the 7 late"),
+        Sentence("port_in_use", "another server took mine"),
+    ] * 4
+    wording = Wording(learn([*sides, *TWO]))
+    shown = {w.cause: w.words for w in wording.weigh(features("why is the 7 late"))}
+    assert shown["ttft_high"] == ("late",)
+    with_them, without = (
+        {w.cause: w.weight for w in wording.weigh(features(text))}["ttft_high"]
+        for text in ("why is the 7 late", "late")
+    )
+    assert with_them > without
+    only = next(w for w in wording.weigh(features("why is the 7")) if w.cause == "ttft_high")
+    assert (only.words, only.weight > 0) == ((), True)
+
+
 def test_the_same_sentences_make_the_same_table() -> None:
     assert learn(TWO) == learn(TWO)
 

@@ -14,7 +14,14 @@ from wizard.session.corrections import examined
 from wizard.session.document import check_document
 from wizard.session.driver import Driver
 from wizard.session.planner import make_offers
-from wizard.session.text import cannot_tell_line, finding_lines, launch_lines, missing_lines, spelling_lines
+from wizard.session.text import (
+    cannot_tell_line,
+    card_lines,
+    finding_lines,
+    launch_lines,
+    missing_lines,
+    spelling_lines,
+)
 
 CODES = {"healthy": Exit.OK, "problem": Exit.FOUND, "unknown": Exit.COULD_NOT_EXAMINE}
 
@@ -40,7 +47,7 @@ def run(args: argparse.Namespace) -> int:
     if target.is_live:
         say(f"{target.name or 'server'}  {target.base_url}" + ("  (SIMULATED)" if target.simulated else ""))
     assumed = spelling_lines(state, offers, catalogue.version) if not catalogue.asked else []
-    put("\n".join([*finding_lines(state, offers), *assumed, *version_lines(catalogue)]))
+    put("\n".join([*finding_lines(state, offers), *card_lines(state), *assumed, *version_lines(catalogue)]))
     if state.verdict == "unknown":
         say(f"sgl-wizard: {cannot_tell_line(state)}")
     elif alone is not None and alone.x is True:

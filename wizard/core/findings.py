@@ -11,6 +11,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from wizard.core import graphconfig
 from wizard.core.commandline import CommandLine, FlagUse, Problem
 from wizard.core.commandrules import CommandRule, FindingKind, ForeignName, RuleBook, environment
 from wizard.core.expr import Env
@@ -135,8 +136,10 @@ def examine(
         if one is not None:
             found.append(one)
     found += _repeated(command)
+    found += _of_graph_config(command)
     env = environment(command, others, complete=not abridged and command.config_path is None)
     blamed = {f.flag for f in found if f.ends_start}
+    moot = {f.flag for f in found if f.rule == "graph_config_wins"}
     for rule in book.rules:
         # the newest version's rules say nothing of a version that is not known
         if rule.versions and not (
@@ -145,6 +148,8 @@ def examine(
             continue
         if rule.when.evaluate(env).truth is True:
             one = _from_rule(rule, command, env)
+            if one.kind == "harmful" and one.flag in moot:
+                continue  # it does nothing, so it does no harm
             same = [f for f in found if f.flag == one.flag and f.kind == one.kind and not f.rule]
             if same and one.edits:  # the same error: a rule knows better what to write than a likeness of names
                 found[found.index(same[0])] = replace(same[0], why=one.why, edits=one.edits, rule="")
@@ -278,6 +283,13 @@ def _repeated(command: CommandLine) -> Iterable[Finding]:
             )
             edits = () if is_secret_flag(use.flag) else (Edit(use.flag, use.text),)
             yield Finding("contradictory", use.spelling or use.flag, why, edits, False, ALL)
+
+
+def _of_graph_config(command: CommandLine) -> Iterable[Finding]:
+    for one in graphconfig.conflicts(command):
+        edits = (Edit(one.flag, None),) if one.out else ()
+        kind: FindingKind = "harmful" if one.harmful else "contradictory"
+        yield Finding(kind, one.flag, one.why, edits, False, ">=0.5.14", one.rule)
 
 
 def _from_rule(rule: CommandRule, command: CommandLine, env: Env) -> Finding:

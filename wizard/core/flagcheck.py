@@ -6,6 +6,7 @@ import re
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
+from wizard.core import graphconfig
 from wizard.core.commandline import CommandLine, FlagUse, Problem, parse
 from wizard.core.flags import Catalogue, FlagSpec, snake
 from wizard.core.redact import HIDDEN, is_secret_flag
@@ -133,6 +134,10 @@ def _check_use(use: FlagUse, spec: FlagSpec, catalogue: Catalogue) -> list[Probl
     if spec.is_switch:
         return problems
     for value in use.values:
+        if spec.type == graphconfig.TYPE and "$" not in value and "`" not in value:
+            for refused in graphconfig.refusals(value, catalogue):
+                problems.append(Problem("bad_type", spec.flag, refused.why, fatal=refused.fatal))
+            continue
         problem = _check_value(value, spec)
         if problem is not None:
             problems.append(problem)
@@ -148,8 +153,12 @@ def _check_value(value: str, spec: FlagSpec) -> Problem | None:
         convert, noun = _CONVERTERS[spec.type]
         try:
             result = convert(value)
-        except ValueError:
-            return Problem("bad_type", spec.flag, f"{spec.flag} takes {noun}, not {shown}")
+        except ValueError as error:
+            place = "" if shown == HIDDEN else graphconfig.place_of(error, value)
+            text = f"{spec.flag} takes {noun}, not {shown}" + (f": {place}" if place else "")
+            return Problem("bad_type", spec.flag, text)
+        except RecursionError:
+            return Problem("bad_type", spec.flag, f"{spec.flag} is nested too deep")
         number = float(result) if isinstance(result, (int, float)) else None
     if spec.choices is not None and value not in spec.choices:
         import difflib

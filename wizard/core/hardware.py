@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from wizard.core.cardnames import CARDS, Card, host_cards
 
@@ -25,6 +25,9 @@ class Hardware:
     memory_gb: float | None = None
     capability: float | None = None
     """CUDA compute capability (8.9 = sm_89); None for other makers' cards."""
+    mig: bool = False
+    """The card is in MIG mode. Then ``count`` is 1, because a process sees one slice, and ``memory_gb`` is of a
+    slice; None when its size was not told."""
 
 
 MOST_CARDS = 512
@@ -74,9 +77,47 @@ _HOSTS = re.compile(rf"(?<![\w.-])({_NUMBER})[ -]?(?:nodes|hosts|machines|server
 _FOR_EACH = re.compile(r"\b(?:each|per|every|apiece)\b|/ ?(?:node|host|server)", re.I)
 
 
+MIG_NOTE = (
+    "the card is in MIG mode: memory and counts are those of one slice. A process sees one slice only, so "
+    "neither tensor nor pipeline parallelism goes over slices; power, clock, temperature are the whole card's"
+)
+"""NVIDIA's MIG user guide: CUDA enumerates a single compute instance; no GPU-to-GPU P2P."""
+
+_SLICE = re.compile(r"(?<![\w.])(?:\d{1,2}c\.)?[1-7]g\.(\d{1,3})gb\b", re.I)
+_MIG_TABLE = re.compile(r"MIG devices:.{0,1500}?(\d{1,7}) ?MiB ?/ ?(\d{1,7}) ?MiB", re.S)
+_MIG_MODE = re.compile(
+    r"(?<![\w.-])MIG(?! ?M\.)(?![\w.-])(?!\W{0,3}(?:mode|is)?\W{0,3}(?:off|disabled|not|N/A)\b)", re.I
+)
+_NO_MIG = re.compile(
+    r"\b(?:no|not|without|non|disabled?|off)[ -](?:using |in |use )?MIG\b|MIG M\.(?!.*MIG devices:)",
+    re.I | re.S,
+)
+SLICE_SHARE = 0.9
+"""Of the GB in a slice's name, what a process surely has: 9.5 GiB of 1g.10gb, 10.75 of 1g.12gb (H100 NVL)."""
+MIG_CHARS = 8000
+
+
 def read(text: str) -> Hardware:
     """What can be told from the words; everything None when neither a known card nor a number of cards is."""
-    text = text[:2000]
+    found = _read(text[:2000])
+    mig, memory_gb = mig_slice(text)
+    return replace(found, count=1, memory_gb=memory_gb, mig=True) if mig else found
+
+
+def mig_slice(text: str) -> tuple[bool, float | None]:
+    """Whether a card in MIG mode is spoken of (words, or what nvidia-smi prints), and the GiB of its smallest
+    slice."""
+    text = text[:MIG_CHARS]
+    table = _MIG_TABLE.search(text)
+    if table is not None:
+        return True, round(int(table[2]) / 1024, 1)
+    sizes = [int(match[1]) for match in _SLICE.finditer(text)]
+    if sizes:
+        return True, round(min(sizes) * SLICE_SHARE, 1)
+    return _MIG_MODE.search(text) is not None and _NO_MIG.search(text) is None, None
+
+
+def _read(text: str) -> Hardware:
     rented = host_cards(text)
     if rented is not None:
         name, count = rented

@@ -12,10 +12,11 @@ import re
 from collections.abc import Iterator
 
 from wizard.core.literals import required_texts
-from wizard.core.logstory import BATCH_STARTS, FACT_TEXTS, Batch, LogReader, Story, read_batch
+from wizard.core.logstory import BATCH_STARTS, FACT_TEXTS, LogReader
 from wizard.core.logtext import LINE_CAP, Signature, read_line
 from wizard.core.redact import clean
 from wizard.core.serverargs import MARK, has_settings
+from wizard.core.story import Batch, Story, read_batch
 
 LONGEST_LINE = 128 * 1024
 """Bytes of a line that are read; the rest of a longer one is dropped."""

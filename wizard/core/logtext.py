@@ -95,7 +95,7 @@ _CARRIER = re.compile(
     r"|[A-Z][a-z]{2} [ \d]\d \d\d:\d\d:\d\d [\w.-]{1,60} [\w./-]{1,40}\[\d{1,7}\]: "  # journald
     r"|[\w.-]{1,60}-\d{1,3} {1,40}\| "  # docker compose
     r"|\([A-Za-z_][\w.:<> -]{0,60}pid=\d{1,7}(?:, ip=[\d.]{7,15})?\) "  # Ray
-    r"|\[default\d{1,4}\]:"  # torchrun
+    r"|\[default\d{1,4}\]:|\[rank\d{1,4}\]: "  # torchrun, torch's hook of uncaught errors
     r"|\d{1,4}: )"  # srun --label
 )
 """What carries a log puts this before each line, also before those that have no time of SGLang's."""

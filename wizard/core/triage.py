@@ -203,7 +203,7 @@ def _worded(book: FlowBook, env: Env) -> Iterable[Found]:
             best = ", ".join(item.words)
             reading = (("symptom.words", Value(best, words.trust, words.source)),)
             way = "for this" if item.weight > 0 else "for other trouble"
-            says = f"people use these words {way}: {best}"
+            says = f"people use these words {way}: {best}" if best else f"people write like this {way}"
             yield Found("wording", item.cause, item.weight * share, says, reading)
 
 

@@ -22,6 +22,7 @@ gpu.count | cards | NVIDIA cards seen, or told | gpu, told
 gpu.name | text | name of the target's card | gpu, told
 gpu.memory_bandwidth_gbs | GB/s | memory bandwidth of the card by its data sheet | gpu, told
 gpu.capability | sm | CUDA compute capability, 8.9 for sm_89 | told
+gpu.mig | bool | the card is in MIG mode: its memory and count are those of one slice | gpu, told
 gpu.utilization | % | NVML utilization; reads 100 in nearly every state, good or bad | gpu
 gpu.memory_total_gb | GiB | memory of the card | gpu, told
 gpu.memory_used_gb | GiB | memory in use on the card | gpu

@@ -10,7 +10,7 @@ import math
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 
 NOBODY = "none"
 """The class of sentences that speak of no trouble, or of none that can be told."""
@@ -25,6 +25,18 @@ MOST_FEATURES = 400
 
 FULL_WORDS = 5
 """Fewer known words than this say less each: one stray word names no cause."""
+
+SHOWN = 3
+_FUNCTION_WORDS = """
+a about after again all also am an and any are as at be been before being both but by can cannot could did
+do does doing don't down during each either else even every few for from further had has have having he her
+here him his how if in into is isn't it its itself just may me might more most must my neither no nor not of
+off on once one only onto or other our out over own per same shall she should since so some still such than
+that the their them then there these they this those through to too under until up upon us very via was we
+were what when where whether which while who whom whose why will with within without would yet you your
+"""
+"""They count like all others (who writes "why does" asks something else than who writes "it is"), but a person
+who reads them as evidence learns nothing."""
 
 _WORD = re.compile(r"[a-z]{2,}(?:'t)?|\d+")
 _NAME = re.compile(r"[a-z]+(?:_[a-z]+)+")
@@ -48,9 +60,22 @@ def _stem(word: str) -> str:
     return word
 
 
+@lru_cache(maxsize=1)
+def _function_words() -> frozenset[str]:
+    return frozenset(_FUNCTION_WORDS.split())
+
+
+def is_shown(feature: str) -> bool:
+    """Whether a feature tells a reader something."""
+    return feature != "#" and feature not in _function_words()
+
+
 @dataclass(frozen=True)
 class Weighed:
-    """How strongly a choice of words speaks for (or against) a cause, and the words that do most."""
+    """How strongly a choice of words speaks for (or against) a cause, and the words that do most.
+
+    ``words`` are those worth showing: function words and numbers count, and are not named.
+    """
 
     cause: str
     weight: float
@@ -90,10 +115,10 @@ class Wording:
             if cause == NOBODY or abs(weight) < LEAST:
                 continue
             sign = 1 if weight > 0 else -1
-            best = sorted(rows, key=lambda f: -sign * rows[f].get(cause, 0.0))[:3]
-            words = tuple(f for f in best if sign * rows[f].get(cause, 0.0) > 0)
-            if words:
-                weighed.append(Weighed(cause, weight, words))
+            best = sorted(rows, key=lambda f: -sign * rows[f].get(cause, 0.0))
+            best = [f for f in best if sign * rows[f].get(cause, 0.0) > 0]
+            if best:
+                weighed.append(Weighed(cause, weight, tuple(f for f in best if is_shown(f))[:SHOWN]))
         return tuple(sorted(weighed, key=lambda w: (-w.weight, w.cause)))
 
     def _rows(self, found: frozenset[str]) -> Mapping[str, Mapping[str, float]]:

@@ -19,6 +19,7 @@ from types import ModuleType
 from typing import Any
 
 from wizard.core.cards import bandwidth_gbs
+from wizard.core.hardware import MIG_NOTE
 from wizard.core.reading import Outcome, ProbeResult, Trust, Value
 from wizard.core.target import Target
 from wizard.probes.base import NoData, ProbeContext, ProbeSpec, Unavailable, in_thread
@@ -181,10 +182,54 @@ def _read_card(nvml: ModuleType, index: int) -> Card:
     return card
 
 
+def _slices(nvml: ModuleType, card: Card) -> list[Card]:
+    """A card in MIG mode as its slices, each with its own memory and processes; the card itself otherwise.
+
+    Power, clock and temperature stay those of the whole card: NVML has none of a slice.
+    """
+    handle = nvml.nvmlDeviceGetHandleByIndex(card.index)
+    try:
+        if not nvml.nvmlDeviceGetMigMode(handle)[0]:
+            return [card]
+    except nvml.NVMLError:
+        return [card]  # most cards cannot do it
+    source = f"NVML card {card.index}"
+    load = {k: v for k, v in card.readings.items() if k not in ("gpu.utilization", "gpu.memory_bandwidth_gbs")}
+    load["gpu.mig"] = Value(True, source=source)
+    found: list[Card] = []
+    try:
+        most = int(nvml.nvmlDeviceGetMaxMigDeviceCount(handle))
+    except nvml.NVMLError:
+        most = 0
+    for place in range(most):
+        try:
+            part = nvml.nvmlDeviceGetMigDeviceHandleByIndex(handle, place)
+            memory = nvml.nvmlDeviceGetMemoryInfo(part)
+            one = Card(card.index, _text(nvml.nvmlDeviceGetUUID(part)), readings=dict(load))
+        except nvml.NVMLError as error:
+            if error.value == nvml.NVML_ERROR_GPU_IS_LOST:
+                raise
+            continue  # places without a slice, and slices that are not ours
+        one.total_bytes, one.used_bytes, one.free_bytes = int(memory.total), int(memory.used), int(memory.free)
+        try:
+            one.readings["gpu.name"] = Value(_text(nvml.nvmlDeviceGetName(part)), source=source)
+            for process in nvml.nvmlDeviceGetComputeRunningProcesses(part):
+                held = process.usedGpuMemory
+                one.holders[int(process.pid)] = None if held is None else int(held)
+        except nvml.NVMLError as error:
+            one.missing.append(f"processes of a slice ({error})")
+        found.append(one)
+    if found:
+        return found
+    bare = Card(card.index, card.uuid, readings=load, missing=[*card.missing, "memory of its MIG slices"])
+    return [bare]
+
+
 def read_nvml() -> tuple[list[Card], dict[str, Value]]:
     """Every card, and the readings of the driver. Raises Unavailable."""
     with _nvml_session() as nvml:
-        cards = [_read_card(nvml, i) for i in range(nvml.nvmlDeviceGetCount())]
+        whole = [_read_card(nvml, i) for i in range(nvml.nvmlDeviceGetCount())]
+        cards = [part for card in whole for part in _slices(nvml, card)]
         if not cards:
             raise Unavailable(
                 "the NVIDIA driver works but shows no card",
@@ -294,6 +339,8 @@ def choose_cards(cards: Sequence[Card], target: Target, tree: set[int]) -> list[
     size = 1
     for names in (("--tp-size", "--tensor-parallel-size", "--tp"), ("--pp-size", "--pipeline-parallel-size")):
         size *= next((_number(text, 1) for n in names if (text := _flag(argv, n)) is not None), 1)
+    if visible and "gpu.mig" in visible[0].readings:
+        size = 1  # a process sees one slice
     return visible[first::step][: max(1, size)] or visible[:1]
 
 
@@ -358,7 +405,9 @@ def examine(target: Target) -> ProbeResult:
     chosen = choose_cards(cards, target, tree)
     first = chosen[0]
     simulated = target.card_path is not None
-    values = {**driver, "gpu.count": Value(len(cards), Trust.REPORTED if simulated else Trust.MEASURED, "NVML")}
+    mig = "gpu.mig" in first.readings
+    count = 1 if mig else sum("gpu.mig" not in card.readings for card in cards)
+    values = {**driver, "gpu.count": Value(count, Trust.REPORTED if simulated else Trust.MEASURED, "NVML")}
     if simulated:
         values["gpu.count"] = Value(1, Trust.REPORTED, f"simulated card {target.card_path}")
     values.update(first.readings)
@@ -367,6 +416,8 @@ def examine(target: Target) -> ProbeResult:
     memory, doubt = _memory_readings(tightest, tree, source, Trust.REPORTED if simulated else Trust.MEASURED)
     values.update(memory)
     reasons = [f"card {first.index} does not tell: {', '.join(first.missing)}"] if first.missing else []
+    if mig:
+        reasons.append(MIG_NOTE)
     return ProbeResult("gpu", Outcome.OK, values, "; ".join([*reasons, *([doubt] if doubt else [])]) or None)
 
 

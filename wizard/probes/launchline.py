@@ -105,7 +105,12 @@ def is_alone(target: Target) -> bool:
 def _environment(command: CommandLine, target: Target, others: Env) -> Env:
     """Other readings for the rules: the cards that were told or seen, and the config.json of a local model."""
     told = hardware.read(target.hardware)
-    facts: dict[str, Scalar | None] = {"gpu.count": told.count, "gpu.memory_total_gb": told.memory_gb}
+    facts: dict[str, Scalar | None] = {
+        "gpu.count": told.count,
+        "gpu.memory_total_gb": told.memory_gb,
+        "gpu.capability": told.capability,
+        "gpu.mig": told.mig or None,
+    }
     model = command.value("model_path")
     facts.update(model_facts(os.path.join(_folder(target), model)) if model else {})
     values = {k: Value(x, Trust.REPORTED, "told") for k, x in facts.items() if x is not None}

@@ -7,10 +7,10 @@ from collections.abc import Iterable
 from dataclasses import replace
 
 from wizard.core.clue import search
-from wizard.core.logstory import Batch, Story
 from wizard.core.logtext import in_order_of_weight, leading
 from wizard.core.reading import Outcome, ProbeResult, Trust, Value
 from wizard.core.redact import clean, redact_text
+from wizard.core.story import Batch, Story
 from wizard.core.target import Target
 from wizard.probes.base import NoData, ProbeContext, ProbeSpec, Unavailable, in_thread
 from wizard.probes.logfile import LogView, read_live, read_saved
@@ -140,6 +140,9 @@ def _passed_over(view: LogView) -> str | None:
         return f"{view.unsearched / 1e6:.0f} MB in the middle of the log were not searched: out of time"
     if view.passed_over > 1e6:
         return f"{view.passed_over / 1e6:.0f} MB in the middle of the log were passed over"
+    if view.carriage.muted:
+        names = sorted(view.carriage.muted)
+        return f"lines of {', '.join(names[:5])}{' ...' * (len(names) > 5)} are not SGLang's and were left out"
     return None
 
 
@@ -179,6 +182,11 @@ def examine(ctx: ProbeContext) -> ProbeResult:
         raise Unavailable(f"the log {path} cannot be read: {why}", "give --log FILE") from None
     if view.size == 0:
         raise NoData(f"the log {path} is empty")
+    if view.carriage.vllm:
+        raise NoData(
+            f"{os.path.basename(path)} is a log of vLLM, not of SGLang: nothing in it was judged",
+            "give the log of the SGLang server",
+        )
     result = readings_of(view, path, ctx.now() if live else None)
     ids, quotes = search(ctx.clues, "log", view.story.digest)
     source = os.path.basename(path)

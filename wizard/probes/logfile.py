@@ -13,9 +13,11 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import BinaryIO
 
+from wizard.core.carried import PLAIN, SAMPLE_BYTES, Carriage, carriage_of
 from wizard.core.logscan import LONGEST_LINE, LogScanner, batches_of
-from wizard.core.logstory import MOST_SAMPLES, Batch, LogReader, Story
+from wizard.core.logstory import LogReader
 from wizard.core.logtext import Signature
+from wizard.core.story import MOST_SAMPLES, Batch, Story
 
 HEAD_BYTES = 256 * 1024
 LIVE_BYTES = 128 * 1024 * 1024
@@ -38,6 +40,7 @@ class LogView:
     modified: float
     passed_over: int = 0
     unsearched: int = 0
+    carriage: Carriage = PLAIN
 
 
 def read_live(path: str, signatures: Iterable[Signature]) -> LogView:
@@ -45,18 +48,19 @@ def read_live(path: str, signatures: Iterable[Signature]) -> LogView:
     with _open(path) as file:
         size, modified = _measure(file)
         start = _last_start(file, size)
+        carriage = _carriage(file, size)
         tail_at = _aligned(file, size - LIVE_BYTES)
         begin = _aligned(file, start - BEFORE_START_BYTES)
         head_end = min(_aligned(file, begin + HEAD_BYTES + BEFORE_START_BYTES), size)
-        scan = _Scan(file, signatures)
+        scan = _Scan(file, signatures, carriage)
         scan.skip(0, begin)
         if head_end >= tail_at:
             scan.read(begin, size)
-            return LogView(scan.finish(), size, modified)
+            return LogView(scan.finish(), size, modified, carriage=carriage)
         scan.read(begin, head_end)
         scan.skip(head_end, tail_at)
         scan.read(tail_at, size)
-        return LogView(scan.finish(), size, modified, passed_over=tail_at - head_end)
+        return LogView(scan.finish(), size, modified, tail_at - head_end, carriage=carriage)
 
 
 def read_start(path: str) -> Story:
@@ -64,7 +68,7 @@ def read_start(path: str) -> Story:
     with _open(path) as file:
         size, _ = _measure(file)
         begin = _aligned(file, _last_start(file, size) - BEFORE_START_BYTES)
-        scan = _Scan(file, ())
+        scan = _Scan(file, (), _carriage(file, size))
         scan.skip(0, begin)
         scan.read(begin, min(size, begin + HEAD_BYTES + BEFORE_START_BYTES))
         return scan.finish()
@@ -78,14 +82,15 @@ def read_saved(path: str, signatures: Iterable[Signature], seconds: float = 25.0
     deadline = time.monotonic() + seconds
     with _open(path) as file:
         size, modified = _measure(file)
-        scan = _Scan(file, signatures)
+        carriage = _carriage(file, size)
+        scan = _Scan(file, signatures, carriage)
         stopped = scan.read(min(start, size), size, deadline)
         if stopped >= size:
-            return LogView(scan.finish(), size, modified)
+            return LogView(scan.finish(), size, modified, carriage=carriage)
         tail_at = _aligned(file, max(stopped, size - BLOCK))
         scan.skip(stopped, tail_at)
         scan.read(tail_at, size)
-        return LogView(scan.finish(), size, modified, unsearched=tail_at - stopped)
+        return LogView(scan.finish(), size, modified, unsearched=tail_at - stopped, carriage=carriage)
 
 
 def tail_text(path: str, most_bytes: int = 64 * 1024) -> str:
@@ -136,13 +141,30 @@ def _last_start(file: BinaryIO, size: int) -> int:
     return 0
 
 
+def _carriage(file: BinaryIO, size: int) -> Carriage:
+    """How the log is carried; only a log of several services has more of it looked at than its first lines."""
+    file.seek(0)
+    head = file.read(min(size, HEAD_BYTES))
+    tail_at = max(len(head), size - HEAD_BYTES)
+    file.seek(tail_at)
+    found = carriage_of(head, file.read(HEAD_BYTES))
+    if found.services and size > 2 * HEAD_BYTES:
+        file.seek(0)
+        head = file.read(SAMPLE_BYTES)
+        file.seek(max(len(head), size - SAMPLE_BYTES))
+        found = carriage_of(head, file.read(SAMPLE_BYTES))
+    return found
+
+
 class _Scan:
     """Hands parts of a file to a LogScanner, block by block, in order."""
 
-    def __init__(self, file: BinaryIO, signatures: Iterable[Signature]) -> None:
+    def __init__(self, file: BinaryIO, signatures: Iterable[Signature], carriage: Carriage) -> None:
         self._file = file
+        self._carriage = carriage
         self._scanner = LogScanner(LogReader(signatures, keeps_batches=False))
-        self._with_batches: list[tuple[int, int]] = []
+        self._bare_bytes = 0  # so many came out of a carried log: places in it are counted without its carrier
+        self._with_batches: list[tuple[int, int, int, int]] = []
 
     def skip(self, start: int, end: int) -> None:
         """Only count the lines."""
@@ -169,6 +191,7 @@ class _Scan:
             began, at, filled = at - held, at + got, held + got
             cut = buffer.rfind(b"\n", 0, filled)
             if cut > 0:
+                cut = self._carriage.whole(buffer, cut, max(0, filled - LONGEST_LINE))
                 self._block(buffer, cut, began, line_at)
                 line_at = began + cut + 1
             held = min(filled - cut, LONGEST_LINE + 1)  # the rest of a longer line is dropped
@@ -180,21 +203,33 @@ class _Scan:
         return at
 
     def _block(self, data: bytearray, cut: int, began: int, first_line: int) -> None:
-        self._scanner.scan(data, cut, began)
-        if data.find(b" batch", 0, cut) >= 0:
-            self._with_batches.append((first_line, began + cut))
+        if self._carriage.plain:
+            self._scanner.scan(data, cut, began)
+            place, bare_end, has_batches = first_line, began + cut, data.find(b" batch", 0, cut) >= 0
+        else:
+            bare = b"\n" + self._carriage.bare(bytes(data[1:cut]))
+            self._scanner.scan(bare, len(bare), self._bare_bytes)
+            place, bare_end, has_batches = self._bare_bytes + 1, self._bare_bytes + len(bare), b" batch" in bare
+            self._bare_bytes = bare_end
+        if has_batches:
+            self._with_batches.append((place, bare_end, first_line, began + cut))
 
     def finish(self) -> Story:
         """The story, with the last batch lines since its start."""
         story = self._scanner.reader.story
         found: list[list[Batch]] = []
         wanted = MOST_SAMPLES
-        for start, end in reversed(self._with_batches):
-            start = max(start, self._scanner.story_at)
-            if wanted <= 0 or start >= end:
+        for place, place_end, start, end in reversed(self._with_batches):
+            begin = max(place, self._scanner.story_at)
+            if wanted <= 0 or begin >= place_end:
                 break
-            self._file.seek(start)
-            found.append(batches_of(self._file.read(end - start), wanted))
+            if self._carriage.plain:
+                self._file.seek(begin)
+                data = self._file.read(end - begin)
+            else:
+                self._file.seek(start)
+                data = self._carriage.bare(self._file.read(end - start))[begin - place :]
+            found.append(batches_of(data, wanted))
             wanted -= len(found[-1])
         for batches in reversed(found):
             story.batches.extend(batches)

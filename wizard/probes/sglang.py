@@ -12,10 +12,10 @@ from typing import Any
 
 from wizard.core import hardware
 from wizard.core.argv import CommandLine, parse, split
-from wizard.core.logstory import Story
 from wizard.core.memory import default_fraction, default_max_running_requests
 from wizard.core.reading import Outcome, ProbeResult, Scalar, Trust, Value
 from wizard.core.serverargs import decode_graph_disabled
+from wizard.core.story import Story
 from wizard.core.target import Target
 from wizard.probes import launchline
 from wizard.probes.base import NoData, ProbeContext, ProbeSpec, in_thread

@@ -5,7 +5,7 @@ from __future__ import annotations
 from wizard.core.argv import shell_join
 from wizard.core.cards import bandwidth_gbs
 from wizard.core.clue import accusing, quoted, search
-from wizard.core.hardware import read
+from wizard.core.hardware import MIG_NOTE, mig_slice, read
 from wizard.core.reading import Outcome, ProbeResult, Scalar, Trust, Value
 from wizard.core.redact import clean, redact_argv, redact_text
 from wizard.core.request import MOST_BYTES, examine
@@ -30,12 +30,16 @@ class ToldProbe:
                 values["symptom.signatures"] = Value(ids, Trust.REPORTED, place)
                 values["symptom.lines"] = Value(lines, Trust.REPORTED, place)
                 values["symptom.words"] = Value(features(accusing(text)), Trust.REPORTED, place)
+        if (mig := mig_slice(ctx.target.symptom or ""))[0]:
+            values["gpu.mig"] = Value(True, Trust.REPORTED, "symptom")
+            if mig[1] is not None:
+                values["gpu.memory_total_gb"] = Value(mig[1], Trust.REPORTED, "symptom")
         values.update(of_hardware(ctx.target.hardware))
         if ctx.target.request_path:
             values.update(await in_thread(of_request, ctx.target.request_path, ctx.target.request_endpoint))
         if not values:
             raise NoData("nobody told anything", "give --symptom TEXT, --hardware TEXT or --command STR")
-        return ProbeResult("told", Outcome.OK, values)
+        return ProbeResult("told", Outcome.OK, values, MIG_NOTE if "gpu.mig" in values else None)
 
 
 def of_hardware(text: str) -> dict[str, Value]:
@@ -46,7 +50,8 @@ def of_hardware(text: str) -> dict[str, Value]:
         "gpu.count": found.count,
         "gpu.memory_total_gb": found.memory_gb,
         "gpu.capability": found.capability,
-        "gpu.memory_bandwidth_gbs": bandwidth_gbs(found.name) if found.name else None,
+        "gpu.mig": found.mig or None,
+        "gpu.memory_bandwidth_gbs": bandwidth_gbs(found.name) if found.name and not found.mig else None,
         "server.device": "cuda" if found.capability else None,
     }
     return {k: Value(x, Trust.DOCUMENTED, "hardware told") for k, x in known.items() if x is not None}

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Sequence
 
 from wizard.core.argv import shell_join
 from wizard.core.expr import show
+from wizard.core.hardware import MIG_NOTE
 from wizard.core.measurement import METRICS, Comparison, Judgement, Verdict
 from wizard.core.plan import Consent, Plan, Stakes
 from wizard.core.progress import STAGE_TITLES, Outcome, RunState, StageState
@@ -112,6 +113,12 @@ def spelling_lines(state: SessionState, offers: dict[str, tuple[Offer, ...]], ve
     named_flags = any(o.intents for found in offers.values() for o in found if is_of_use(o))
     told = f"not known: flags are those of the newest here ({version}); --sglang-version V for yours"
     return row("version", told) if named_flags else []
+
+
+def card_lines(state: SessionState) -> list[str]:
+    """What has to be known of the cards before the numbers above are believed."""
+    mig = state.snapshot.get("gpu.mig")
+    return row("note", MIG_NOTE) if mig is not None and mig.x is True else []
 
 
 def request_lines(state: SessionState) -> list[str]:
