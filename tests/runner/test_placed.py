@@ -1,4 +1,4 @@
-"""The real runner on a server started with taskset, numactl, nice ...: changed or put back, it runs where it ran."""
+"""The real runner on a server started with taskset, numactl, nice: changed or put back it runs where it ran."""
 
 from __future__ import annotations
 
