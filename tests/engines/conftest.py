@@ -59,15 +59,19 @@ class Box:
         self.argv = [sys.executable, "-m", "wizard.simulator", "--model-path", "m", "--host", "0.0.0.0"]
         self.argv += ["--port", "30000", "--api-key", "sk-inside99"]
 
-    def start(self, *more: str, env: Sequence[str] = ()) -> None:
+    def start(self, *more: str, env: Sequence[str] = (), network: str = "bridge") -> None:
         """``-p`` to another port than it listens on, so that the two cannot be taken for each other."""
+        reached = [f"--publish=127.0.0.1:{self.port}:30000"]
+        if network == "host":
+            self.argv[-3] = str(self.port)
+            reached = ["--network=host"]
         roots = {"/usr", "/lib", "/lib64", "/bin", sys.base_prefix, sys.prefix, str(REPOSITORY)}
         mounts = [f"--volume={one}:{one}:ro" for one in sorted(roots) if os.path.exists(one)]
         mounts.append(f"--volume={self.folder}:{self.folder}")
         own = [f"SGLANG_SIM_CARD={self.folder}/card.json", f"PYTHONPATH={REPOSITORY}", "HF_TOKEN=hf_insecret99"]
         own += ["SGLANG_SIM_START_S=1", "PYTHONDONTWRITEBYTECODE=1"]
         words = [self.engine, "run", "--detach", f"--name={self.name}", f"--restart={self.policy}"]
-        words += [f"--publish=127.0.0.1:{self.port}:30000", "--shm-size=1g", "--ulimit=nofile=4096:4096"]
+        words += [*reached, "--shm-size=1g", "--ulimit=nofile=4096:4096"]
         words += ["--ulimit=nproc=4096:4096"] if self.engine == "podman" else []
         run(*words, *mounts, *(f"--env={one}" for one in (*own, *env)), f"--workdir={REPOSITORY}", IMAGE,
             *self.argv, *more)  # fmt: skip

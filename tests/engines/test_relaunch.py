@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
 from pathlib import Path
@@ -135,4 +136,25 @@ async def test_the_runner_is_killed_and_resumed(box: Box, at: str, how: client.H
     assert state.serving == ("old" if serves_old else "new"), state.sentence
     assert how == "auto" or serves_old
     assert box.all() == ({"": True} if serves_old else {"": True, ASIDE: False})
+    assert box.health() == 200
+
+
+@pytest.mark.parametrize("network", ["bridge", "host"])
+@pytest.mark.parametrize("act", ["remove the new", "start the old"])
+async def test_the_runner_is_killed_on_the_way_back(box: Box, act: str, network: str) -> None:
+    box.start("--max-running-requests", "8", network=network)
+    before = box.settled()
+    path = change(box.target())
+    assert (await done(path)).outcome is Outcome.KEPT
+    client.resume(path, "rollback")
+    wait(lambda: f'"doing", "name": "{act}"' in holder_path(path).read_text(), limit_s=60.0)
+    runner = holder(lock_path(path))
+    assert runner is not None
+    os.kill(runner.pid, signal.SIGKILL)
+    wait(lambda: not is_alive(runner))
+    await asyncio.sleep(1.5 if act == "start the old" else 0.0)  # it starts, and does not answer yet
+    client.resume(path, "auto")
+    state = await done(path)
+    assert (state.outcome, state.serving) == (Outcome.ROLLED_BACK, "old"), (state.sentence, state.help)
+    assert (box.settled(), box.all()) == (before, {"": True})
     assert box.health() == 200

@@ -80,6 +80,9 @@ def finding_lines(state: SessionState, offers: dict[str, tuple[Offer, ...]]) -> 
                 f"HEALTHY: {held}, and no cause of trouble is supported by the readings.",
                 *seen_lines(state),
             ]
+        starting = still_starting(state)
+        if starting:
+            return [*wrapped(starting, "STILL STARTING: "), *request_lines(state)]
         return ["CANNOT TELL from what could be seen.", *request_lines(state), *missing_lines(state)]
     lines: list[str] = []
     for index, hypothesis in enumerate(causes):
@@ -234,12 +237,41 @@ def missing_lines(state: SessionState) -> list[str]:
     return lines
 
 
+_STARTS = {
+    "starting": "setting up",
+    "loading": "loading weights",
+    "kv_allocation": "allocating the KV cache",
+    "capture": "capturing CUDA graphs",
+    "ready": "warming up",
+}
+"""Phases of a log before a server answers."""
+
+
+def still_starting(state: SessionState) -> str:
+    """How far a server is that runs, does not listen yet, and whose log shows no failure; "" for any other."""
+    health, phase = state.snapshot.get("http.health"), state.snapshot.get("log.phase")
+    alive = state.target is not None and state.target.identity is not None
+    if not alive or health is None or health.x != "refused" or phase is None or phase.x not in _STARTS:
+        return ""
+    up, before = state.snapshot.get("process.uptime_s"), state.snapshot.get("log.start_s")
+    ran = (
+        f", {up.x:,.0f} s after its process began" if up is not None and isinstance(up.x, (int, float)) else ""
+    )
+    last = f" An earlier start in this log took {before.x:,.0f} s." if before is not None and before.x else ""
+    return f"{_STARTS[str(phase.x)]}{ran}. Its log shows no failure; it listens only once that is done.{last}"
+
+
 def cannot_tell_line(state: SessionState) -> str:
     """The one line for stderr when nothing could be told: the nearest reason, and what to do."""
     target, results = state.target, state.snapshot.results
     health = state.snapshot.get("http.health")
     word = str(health.x) if health is not None else ""
     asked = results.get("http")
+    starting = still_starting(state)
+    if starting and target is not None:
+        return (
+            f"{target.base_url} is still starting ({starting.partition(',')[0].rstrip('.')}): ask again later"
+        )
     if target is not None and word == "refused":
         return (
             f"nothing listens at {target.base_url}: is it still starting, or down? "

@@ -79,7 +79,8 @@ class Supervisor(Protocol):
         ...
 
     def owner_behind(self, pid: int) -> Identity | None:
-        """The server to which a process only forwards a published port; None where it does not."""
+        """The server behind a process of the holder's: one that forwards a published port to it, or one of
+        its own; None for any other process."""
         ...
 
     def log_path(self) -> str | None:

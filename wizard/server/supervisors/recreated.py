@@ -216,11 +216,17 @@ class Recreated:
         return self._server(self._wish) if recipe is not None else None
 
     def owner_behind(self, pid: int) -> Identity | None:
-        """The server behind a process that only forwards a published port to it."""
+        """The server behind a process of its holder: one that forwards a published port, or its own."""
         words = proc.cmdline(pid)
-        if not words or os.path.basename(words[0]) not in FORWARDERS:
-            return None
-        return self.changed() or self._server(Wish())
+        try:
+            main = execute.main_pid(self.recipe)
+            if main is not None and main in (pid, *proc.ancestors(pid)):
+                return self.changed() or self._server(Wish())
+            if words and os.path.basename(words[0]) in FORWARDERS:
+                return self.changed() or self._server(Wish())
+        except CannotRecreate:
+            pass
+        return None
 
     def log_path(self) -> str | None:
         """Where the server's output goes now, if that is a file that can be read here."""
