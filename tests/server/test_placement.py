@@ -15,8 +15,9 @@ from pathlib import Path
 import pytest
 
 from tests.server.conftest import Stage, free_port
-from wizard.core.placement import Placement, cpu_list, io_words
+from wizard.core.placement import Placement, cpu_list, io_words, shell_words
 from wizard.core.target import Launch
+from wizard.runner.command import shell_command
 from wizard.server import placement as module
 from wizard.server import proc
 from wizard.server.discovery import target_from_pid
@@ -312,3 +313,24 @@ def test_the_call_numbers_are_this_machines() -> None:
     assert io is not None
     assert said.startswith(io_words(io).split()[0])
     assert ctypes.sizeof(ctypes.c_ulong) * 8 in (32, 64)
+
+
+def test_the_words_to_type_start_it_there(tmp_path: Path) -> None:
+    here = read(os.getpid())
+    assert shell_words(here, here) == []
+    assert shell_words(Placement(), here) == []
+    wanted = replace(here, cpus=CPUS[:1], memory="interleave:0-1", nice=(here.nice or 0) + 4, io=3 << 13)
+    words = shell_words(wanted, here)
+    assert words == [
+        *("taskset", "-c", str(CPUS[0]), "numactl", "--interleave=0-1", "ionice", "-c3", "nice", "-n", "4")
+    ]
+    really = [one for one in words if one not in ("numactl", "--interleave=0-1")]  # it may not be installed
+    said = subprocess.run(
+        [*really, sys.executable, "-c", "import os; print(os.sched_getaffinity(0), os.nice(0))"],
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
+    assert said.strip() == f"{set(CPUS[:1])} {wanted.nice}"
+    one = a_launch(tmp_path, Placement(nice=wanted.nice))
+    assert f"nohup nice -n 4 {sys.executable} -c" in shell_command(one, os.environ)

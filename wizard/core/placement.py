@@ -49,6 +49,25 @@ def cpu_list(cpus: Iterable[int]) -> str:
     return ",".join(str(low) if low == high else f"{low}-{high}" for low, high in spans)
 
 
+def shell_words(wanted: Placement, here: Placement) -> list[str]:
+    """What to type before a command so that a shell at ``here`` starts it as wanted; nothing where unknown.
+
+    taskset(1), numactl(8), ionice(1), nice(1). A control group and an OOM score have no such words.
+    """
+    words: list[str] = []
+    if wanted.cpus and wanted.cpus != here.cpus:
+        words += ["taskset", "-c", cpu_list(wanted.cpus)]
+    mode, _, nodes = wanted.memory.partition(":")
+    option = {"bind": "--membind", "interleave": "--interleave", "prefer": "--preferred"}.get(mode)
+    if option is not None and nodes and wanted.memory != here.memory:
+        words += ["numactl", f"{option}={nodes}"]
+    if wanted.io is not None and wanted.io >> 13 and wanted.io != here.io:
+        words += ["ionice", f"-c{wanted.io >> 13}", *([f"-n{wanted.io & 7}"] if wanted.io >> 13 < 3 else [])]
+    if wanted.nice is not None and here.nice is not None and wanted.nice != here.nice:
+        words += ["nice", "-n", str(wanted.nice - here.nice)]
+    return words
+
+
 _IO_CLASSES = ("none", "realtime", "best-effort", "idle")
 
 

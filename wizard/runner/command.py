@@ -7,8 +7,10 @@ import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from wizard.core.placement import shell_words
 from wizard.core.redact import HIDDEN, clean, is_secret_variable, redact_argv, redact_text, secrets_of
 from wizard.core.target import Launch
+from wizard.server import placement
 
 _SESSION_NOISE = (
     *("_", "PWD", "OLDPWD", "SHLVL", "TERM", "COLORTERM", "LS_COLORS", "HOME", "USER", "LOGNAME", "SHELL"),
@@ -20,15 +22,16 @@ _SESSION_NOISE = (
 
 
 def shell_command(launch: Launch, environ: Mapping[str, str] | None = None) -> str:
-    """What starts this server again from a shell: folder, differing environment, nohup, log."""
+    """What starts this server again from a shell: folder, differing environment and placement, nohup, log."""
     words = []
     for name, value in sorted(_differing(launch, os.environ if environ is None else environ).items()):
         hidden = is_secret_variable(name) or redact_text(value) != value
         words.append(f"{name}={HIDDEN if hidden else shlex.quote(value)}")
     prefix = f"env {' '.join(words)} " if words else ""
+    placed = "".join(f"{word} " for word in shell_words(launch.placement, placement.read(os.getpid())))
     log = shlex.quote(launch.log_path) if launch.log_path else "sglang.log"
     command = " ".join(w if HIDDEN in w else shlex.quote(w) for w in redact_argv(launch.argv))
-    return f"cd {shlex.quote(launch.cwd)} && {prefix}nohup {command} >> {log} 2>&1 < /dev/null &"
+    return f"cd {shlex.quote(launch.cwd)} && {prefix}nohup {placed}{command} >> {log} 2>&1 < /dev/null &"
 
 
 def help_text(launch: Launch, journal: Path, undo: Sequence[str] = (), *, can_roll_back: bool = True) -> str:
