@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from wizard.core.logscan import feed_line
-from wizard.core.logstory import LogReader, Story
+from wizard.core.logstory import LogReader
+from wizard.core.story import Story
 from wizard.core.logtext import Signature, leading
 from wizard.core.measurement import Measurement, Verdict, Workload
 from wizard.core.plan import VerifyGoal
