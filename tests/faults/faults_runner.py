@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import signal
 import time
 from collections.abc import Callable
@@ -101,7 +102,7 @@ def two_wizards(scene: Scene) -> str:
     scene.face = None
     refused = next((ran for ran in scene.ran if ran.code != 0), None)
     overlaps = scene.moment != "result ready"  # the first one ends right after that
-    if overlaps and (refused is None or "session 1 " not in " ".join(refused.said.split())):
+    if overlaps and (refused is None or not re.search(r"\bsession [12] ", " ".join(refused.said.split()))):
         scene.silent = "the second wizard was not told which session is at work"
     scene.ran.sort(key=lambda ran: ran.code != 1)  # the one that did the work has the last word
     return f"{scene.moment}, exit codes {codes[0]} and {codes[1]}"

@@ -18,8 +18,10 @@ KINDS = (
     "wrong verdicts",
     "stray servers left",
     "defects shown to the user",
+    "terminals left in a bad state",
+    "secrets shown",
 )
-"""Totals that must be 0: the four of the issue, and two more that a user would not forgive either."""
+"""Totals that must be 0: the four of the issue, and more that a user would not forgive either."""
 
 STRAY_LIMIT_S = 12.0
 ENDED_WELL = {0: "new", 4: "old"}
@@ -64,6 +66,10 @@ def judge(scene: Scene, ends: frozenset[str], at_rest: bool = True) -> Judged:
             judged.add(
                 "defects shown to the user", f"{' '.join(ran.words)}: {ran.err.strip().splitlines()[-1]}"
             )
+    for note in scene.notes:
+        if note.startswith("screen: "):
+            judged.add("terminals left in a bad state", note.removeprefix("screen: "))
+    _secrets(scene, judged)
     if scene.fault_at is not None and now.who in ("old", "new") and now.healthy:
         judged.recovered_s = max(0.0, scene.settled_at - scene.fault_at)
     return judged
@@ -191,6 +197,23 @@ def _foreign(scene: Scene, judged: Judged) -> None:
         judged.add("foreign processes signalled", "the supervisor")
 
 
+def _secrets(scene: Scene, judged: Judged) -> None:
+    """The target's key: in nothing that was said, and only in files that nobody else can read."""
+    if not scene.secret:
+        return
+    for ran in scene.ran:
+        if scene.secret in ran.said:
+            line = next(text for text in ran.said.splitlines() if scene.secret in text)
+            judged.add("secrets shown", f"{' '.join(ran.words)} says: {line.strip()[:200]}")
+    for path in sorted(scene.state.rglob("*")):
+        if path.is_file() and scene.secret.encode() in path.read_bytes() and path.stat().st_mode & 0o077:
+            judged.add("secrets shown", f"{path.name} has mode {path.stat().st_mode & 0o777:o}")
+    for one in world.everybody():
+        words = world.argv(one.pid)
+        if "wizard.simulator" not in words and any(scene.secret in word for word in words):
+            judged.add("secrets shown", f"in the command line of process {one.pid}: {words[:3]}")
+
+
 def _strays(scene: Scene, judged: Judged) -> None:
     """Servers of this run that run beside the one that serves; they hold the card."""
     deadline = time.monotonic() + STRAY_LIMIT_S
@@ -199,8 +222,7 @@ def _strays(scene: Scene, judged: Judged) -> None:
         shells = {p.pid for p in scene.own}
         if scene.supervisor is not None:
             mine |= world.below(scene.supervisor.pid)
-        left = [one for one in world.marked(scene.marker) if one.pid not in mine | shells]
-        left = [one for one in left if "wizard.simulator" in world.argv(one.pid)]
+        left = [one for one in scene.servers() if one.pid not in mine | shells]
         if not left:
             return
         if time.monotonic() > deadline:
