@@ -29,6 +29,9 @@ RESUMES = 4
 ROLLBACK_SHARE = 0.3
 """So often the user of an unfinished change wants the old command back, whatever became of the new one."""
 
+STATE_REMOVED = "the state folder was removed"
+"""A note of a scene: no session can hold anything any more."""
+
 Wrapper = Literal["exec", "group", "shell", "supervised"]
 WRAPPERS: tuple[Wrapper, ...] = ("exec", "group", "shell")
 SHORT_LOAD = (

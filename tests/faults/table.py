@@ -240,6 +240,27 @@ FAULTS: tuple[Fault, ...] = (
         prepare=server_faults.on_small_disk,
         weight=2,
     ),
+    Fault(
+        "log_disk_full",
+        "the disk below the server's own log fills",
+        server_faults.log_disk_full,
+        ("result snapshot", "result stop", "intent ready"),
+        prepare=server_faults.log_on_small_disk,
+    ),
+    Fault(
+        "key_kept",
+        "the server has an API key: in nothing printed, and only in files of mode 0600",
+        wizard_faults.key_kept,
+        ("done", 6, 13, 16),
+        (PLAIN, HURTS),
+        prepare=wizard_faults.with_key,
+    ),
+    Fault(
+        "state_deleted",
+        "the state folder is removed in the middle",
+        wizard_faults.state_deleted,
+        ("result snapshot", "result stop", "launched launch", "intent ready"),
+    ),
     Fault("file_limit", "the runner cannot write any file", server_faults.file_limit, _EARLY),
     Fault(
         "state_unusable",
