@@ -20,7 +20,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.client import HTTPException
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import psutil
 import pytest
@@ -28,6 +28,9 @@ import pytest
 from wizard.core.target import Identity, Launch, Target
 
 from . import install
+
+if TYPE_CHECKING:
+    from .home import Home
 
 READY_LIMIT_S = 240
 STOP_LIMIT_S = 30
@@ -415,3 +418,13 @@ def cli_in(folder: Path) -> RunCli:
 def cli(tmp_path: Path) -> RunCli:
     """Run ``sgl-wizard`` as a person does, with its own state folder: ``cli("check", "--json")``."""
     return cli_in(tmp_path)
+
+
+@pytest.fixture(scope="session")
+def home(sglang_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Home]:
+    """One server at a time, handed from test to test; all that ever ran there is gone at the end."""
+    from .home import Home  # it builds on this module
+
+    folder = tmp_path_factory.mktemp("home")
+    with servers_in(folder, sglang_folder) as launch:
+        yield Home(folder, sglang_folder, launch)

@@ -13,14 +13,15 @@ from pathlib import Path
 import psutil
 import pytest
 
-from .conftest import LaunchServer, RealServer, RunCli, StartLoad, family
+from .conftest import RunCli, StartLoad, family, get
+from .home import Home, wait_for
 
 pytestmark = pytest.mark.e2e
 
 
-def child(server: RealServer, word: str) -> psutil.Process:
+def child(server: psutil.Process, word: str) -> psutil.Process:
     """The child that calls itself so."""
-    (found,) = [p for p in family(psutil.Process(server.pid)) if word in " ".join(p.cmdline())]
+    (found,) = [p for p in family(server) if word in " ".join(p.cmdline())]
     return found
 
 
@@ -42,12 +43,10 @@ def post(url: str, body: bytes) -> int:
         return error.code
 
 
-def test_hangs_and_bad_requests(
-    real_server: LaunchServer, load: StartLoad, cli: RunCli, tmp_path: Path
-) -> None:
-    """One server for all of it: a start takes long."""
-    server = real_server()
-    load(server.url, clients=2, output_tokens=32, seconds=240)
+def test_hangs_and_bad_requests(home: Home, load: StartLoad, cli: RunCli, tmp_path: Path) -> None:
+    """One server for all of it: a start takes long. As many clients as it runs at once: nobody waits."""
+    server = home.serving("--max-running-requests", "1")
+    load(home.url, clients=1, output_tokens=32, seconds=240)
     for word in ("scheduler", "detokenizer"):
         with stopped(child(server, word)):
             answer = cli("check", "--pid", str(server.pid), "--json", limit_s=120)
@@ -56,7 +55,7 @@ def test_hangs_and_bad_requests(
         assert answer.code == 1
         said = json.dumps(answer.document["causes"][0]["evidence"])
         assert word in said, said
-    server.wait_until_serving()
+    wait_for("it serves again", lambda: get(home.url + "/health")[0] == 200)
 
     bodies = {
         "bad_request": b'{"model": "x", "messages": [{"role": "user", "content": "Hi"}',
@@ -66,6 +65,6 @@ def test_hangs_and_bad_requests(
         path = tmp_path / f"{cause}.json"
         path.write_bytes(body)
         endpoint = "/v1/chat/completions" if cause == "bad_request" else "/generate"
-        assert post(server.url + endpoint, body) == 400
+        assert post(home.url + endpoint, body) == 400
         answer = cli("check", "--pid", str(server.pid), "--request", str(path), "--json", limit_s=120)
         assert [c["id"] for c in answer.document["causes"]][:1] == [cause], answer.out

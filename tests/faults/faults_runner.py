@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
+import shutil
 import signal
 import time
 from collections.abc import Callable
 
 from tests.faults import watch, world
-from tests.faults.ground import Scene
+from tests.faults.ground import STATE_REMOVED, Scene
 from tests.faults.watch import NotReached
 
 
@@ -101,7 +103,7 @@ def two_wizards(scene: Scene) -> str:
     scene.face = None
     refused = next((ran for ran in scene.ran if ran.code != 0), None)
     overlaps = scene.moment != "result ready"  # the first one ends right after that
-    if overlaps and (refused is None or "session 1 " not in " ".join(refused.said.split())):
+    if overlaps and (refused is None or not re.search(r"\bsession [12] ", " ".join(refused.said.split()))):
         scene.silent = "the second wizard was not told which session is at work"
     scene.ran.sort(key=lambda ran: ran.code != 1)  # the one that did the work has the last word
     return f"{scene.moment}, exit codes {codes[0]} and {codes[1]}"
@@ -145,4 +147,35 @@ def _at(scene: Scene, act: Callable[[], None]) -> str:
     time.sleep(scene.rng.uniform(0, 0.3))
     act()
     scene.struck()
+    return f"at '{scene.moment}'"
+
+
+def with_key(scene: Scene) -> None:
+    """Set-up: the target is started with an API key."""
+    scene.secret = f"sk-{scene.rng.getrandbits(96):024x}"
+
+
+def key_kept(scene: Scene) -> str:
+    """``moment``: "done", or K: the runner dies after its K-th record. The judge looks for the key."""
+    if scene.moment == "done":
+        scene.struck()
+        scene.end_of(scene.start_fix())
+        scene.face, words = None, "undisturbed"
+    else:
+        scene.moment = ("after", scene.moment)
+        words = runner_killed(scene)
+    scene.user("check", "--url", f"http://127.0.0.1:{scene.port}")
+    scene.user("sessions", "show", "1")
+    scene.user("sessions", "report", "1")
+    return words
+
+
+def state_deleted(scene: Scene) -> str:
+    """Somebody removes the state folder in the middle."""
+    scene.start_fix()
+    scene.until(scene.moment)
+    shutil.rmtree(scene.state)
+    scene.notes.append(STATE_REMOVED)
+    scene.struck()
+    scene.wait(lambda: scene.no_more() and scene.runner() is None, "the end", 120)
     return f"at '{scene.moment}'"

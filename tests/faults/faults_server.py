@@ -214,12 +214,7 @@ def disk_full(scene: Scene) -> str:
     scene.start_fix()
     scene.until(scene.moment)
     filler = scene.state / "filler"
-    try:
-        with filler.open("wb", buffering=0) as file:
-            while True:
-                file.write(b"\0" * 65536)
-    except OSError:
-        pass
+    _fill(filler)
     scene.struck()
     scene.wait(lambda: scene.no_more(), "the end", 200)
     filler.unlink()
@@ -260,14 +255,42 @@ def state_unusable(scene: Scene) -> str:
     return str(scene.moment)
 
 
-def mount(scene: Scene, options: str) -> None:
-    """A tmpfs of this run over its state folder. Raises NotReached where that is not allowed."""
+def mount(scene: Scene, options: str, at: Path | None = None) -> None:
+    """A tmpfs of this run, over its state folder if not told otherwise. Raises NotReached where forbidden."""
+    at = at or scene.state
     done = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(scene.state)], capture_output=True, check=False
+        ["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(at)], capture_output=True, check=False
     )
     if done.returncode:
         raise NotReached(f"no mount here: {done.stderr.decode().strip()}")
-    scene.mounts.append(scene.state)
+    scene.mounts.append(at)
+
+
+def log_on_small_disk(scene: Scene) -> None:
+    """Set-up: the server's folder, with its log, on a disk of its own."""
+    mount(scene, "size=200m,mode=0755", scene.home)
+
+
+def log_disk_full(scene: Scene) -> str:
+    """The disk below the server's own log is full from ``moment`` until ``fix`` has ended."""
+    scene.start_fix()
+    scene.until(scene.moment)
+    _fill(scene.home / "filler")
+    scene.notes.append("log_disk_full")
+    scene.struck()
+    scene.wait(lambda: scene.no_more(), "the end", 200)
+    (scene.home / "filler").unlink()
+    return f"at '{scene.moment}'"
+
+
+def _fill(path: Path) -> None:
+    for size in (65536, 1):
+        try:
+            with path.open("ab", buffering=0) as file:
+                while True:
+                    file.write(b"\0" * size)
+        except OSError:
+            continue
 
 
 def on_small_disk(scene: Scene) -> None:

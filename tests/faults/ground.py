@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from tests.faults import watch, world
+from tests.faults.terminal import Terminal
 from tests.faults.world import MARKER, Proc, Wanted
 
 HERE = Path(__file__).resolve().parent
@@ -27,6 +28,9 @@ RESUMES = 4
 """So often a user tries again; a story that needs more is judged as it stands."""
 ROLLBACK_SHARE = 0.3
 """So often the user of an unfinished change wants the old command back, whatever became of the new one."""
+
+STATE_REMOVED = "the state folder was removed"
+"""A note of a scene: no session can hold anything any more."""
 
 Wrapper = Literal["exec", "group", "shell", "supervised"]
 WRAPPERS: tuple[Wrapper, ...] = ("exec", "group", "shell")
@@ -126,10 +130,14 @@ class Scene:
     settled_at: float = 0.0
     supervisor: Proc | None = None
     mounts: list[Path] = field(default_factory=list)
+    terminals: list[Terminal] = field(default_factory=list)
     hooks: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     silent: str = ""
     """What a user was not told when it mattered, or ""."""
+    ready_limit_s: float = 12.0
+    secret: str = ""
+    """The target's API key, or "": nobody may ever see it."""
 
     def __post_init__(self) -> None:
         self.state, self.marker = self.folder / "state", f"{self.rng.getrandbits(64):016x}-{os.getpid()}"
@@ -147,6 +155,7 @@ class Scene:
 
     def _argv(self, flags: tuple[str, ...]) -> tuple[str, ...]:
         plain = ("--model-path", "llama-3.1-8b", "--port", str(self.port), "--enable-metrics")
+        plain += ("--api-key", self.secret) if self.secret else ()
         return (sys.executable, "-m", "wizard.simulator", *plain, *flags)
 
     @property
@@ -170,9 +179,7 @@ class Scene:
 
     def set_up(self) -> None:
         """Decoys first, then the target, ready to serve."""
-        group = self._decoy("decoy with the port", ("sglang.launch_server", "--port", str(self.port)))
-        self._decoy("decoy that looks like a server", ("--port", str(self.port)), fake=True)
-        self._decoy("decoy named like its scheduler", ("sglang::scheduler", "python -m sglang.launch_server"))
+        group = self.stand_decoys()
         env = self.environ(
             **{MARKER: self.marker, "SGLANG_SIM_CARD": str(self.folder / "card.json")},
             SGLANG_SIM_START_S="5",
@@ -195,6 +202,13 @@ class Scene:
             case _:
                 self.spawn(words, log, env, start_new_session=True)
         self.wait(lambda: world.serving(self.port, self.wanted).healthy, "the target to serve")
+
+    def stand_decoys(self) -> Decoy:
+        """Three bystanders that could be mistaken for the target; the first leads a process group."""
+        first = self._decoy("decoy with the port", ("sglang.launch_server", "--port", str(self.port)))
+        self._decoy("decoy that looks like a server", ("--port", str(self.port)), fake=True)
+        self._decoy("decoy named like its scheduler", ("sglang::scheduler", "python -m sglang.launch_server"))
+        return first
 
     def _decoy(self, name: str, words: tuple[str, ...], fake: bool = False) -> Decoy:
         path = self.folder / f"signals-{len(self.decoys)}"
@@ -240,7 +254,7 @@ class Scene:
             "--drain",
             "3",
         )
-        words = (*words, "--ready-limit", "12", *self.change.words, *more)
+        words = (*words, "--ready-limit", f"{self.ready_limit_s:g}", *self.change.words, *more)
         with (self.folder / f"{name}.out").open("wb") as out, (self.folder / f"{name}.err").open("wb") as err:
             process = subprocess.Popen(
                 [sys.executable, "-m", "wizard", *words],
@@ -338,6 +352,10 @@ class Scene:
         pids = {one.pid for one in found}
         return next((one for one in found if one.ppid not in pids), None)
 
+    def servers(self) -> list[Proc]:
+        """All processes of this run's servers, old and new, serving or not."""
+        return [one for one in world.marked(self.marker) if "wizard.simulator" in world.argv(one.pid)]
+
     def kill(self, process: Proc | None, number: signal.Signals = signal.SIGKILL) -> None:
         """Only what belongs to this run. Raises NotReached when it is gone already."""
         if process is None or not world.same(process):
@@ -358,6 +376,8 @@ class Scene:
 
     def clear(self) -> None:
         """End everything of this run, by identity; unmount what was mounted."""
+        for terminal in self.terminals:
+            terminal.close()
         for process in self.own:
             if process.poll() is None:
                 process.kill()

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from tests.faults import watch, world
-from tests.faults.ground import Ran, Scene
+from tests.faults.ground import STATE_REMOVED, Ran, Scene
 from tests.faults.world import Serving
 
 KINDS = (
@@ -18,8 +18,10 @@ KINDS = (
     "wrong verdicts",
     "stray servers left",
     "defects shown to the user",
+    "terminals left in a bad state",
+    "secrets shown",
 )
-"""Totals that must be 0: the four of the issue, and two more that a user would not forgive either."""
+"""Totals that must be 0: the four of the issue, and more that a user would not forgive either."""
 
 STRAY_LIMIT_S = 12.0
 ENDED_WELL = {0: "new", 4: "old"}
@@ -64,6 +66,10 @@ def judge(scene: Scene, ends: frozenset[str], at_rest: bool = True) -> Judged:
             judged.add(
                 "defects shown to the user", f"{' '.join(ran.words)}: {ran.err.strip().splitlines()[-1]}"
             )
+    for note in scene.notes:
+        if note.startswith("screen: "):
+            judged.add("terminals left in a bad state", note.removeprefix("screen: "))
+    _secrets(scene, judged)
     if scene.fault_at is not None and now.who in ("old", "new") and now.healthy:
         judged.recovered_s = max(0.0, scene.settled_at - scene.fault_at)
     return judged
@@ -101,8 +107,9 @@ def _is_up(scene: Scene, judged: Judged, doc: dict[str, Any], ends: frozenset[st
     if _up(now):
         if now.who not in ends:
             judged.add("wrong verdicts", f"{now.who} serves, expected {' or '.join(sorted(ends))}")
-        if now.unlike:
-            judged.add("old command lost", f"it serves with another {', '.join(now.unlike)}")
+        unlike = [what for what in now.unlike if not (what == "log" and _log_is_told(scene, now))]
+        if unlike:
+            judged.add("old command lost", f"it serves with another {', '.join(unlike)}")
         return
     if "none" not in ends:
         judged.add("wrong verdicts", f"{now.words} on the port, expected {' or '.join(sorted(ends))}")
@@ -112,6 +119,12 @@ def _is_up(scene: Scene, judged: Judged, doc: dict[str, Any], ends: frozenset[st
     if not (told and said):
         code = final.code if final else None
         judged.add("server left down without a message", f"{now.words}; said {_said(doc)}, exit {code}")
+
+
+def _log_is_told(scene: Scene, now: Serving) -> bool:
+    """Where the log of before cannot be written the server logs elsewhere, and the user is told where."""
+    path = "".join(world.link(f"/proc/{now.pid}/fd/1").split())
+    return "log_disk_full" in scene.notes and any(path in "".join(ran.said.split()) for ran in scene.ran)
 
 
 def _admits(text: str) -> bool:
@@ -124,13 +137,29 @@ def _command(scene: Scene, judged: Judged, doc: dict[str, Any]) -> None:
     """While the old one does not serve, its exact command has to be there: kept, and printed when down."""
     if judged.serving.who == "old" and judged.serving.healthy:
         return
-    if tuple(doc.get("plan", {}).get("old", ())) != scene.old_argv:
+    shown = [r.said for r in scene.ran]
+    if STATE_REMOVED in scene.notes:  # what was said is all there is
+        if not any(_holds(text, scene.old_argv) for text in shown):
+            judged.add("old command lost", "its session was removed, and no output holds the exact command")
+        return
+    held = tuple(doc.get("plan", {}).get("old", ()))
+    if scene.secret and len(held) == len(scene.old_argv):  # shown without the key, which a relaunch has to have
+        held = tuple(b if b == scene.secret else a for a, b in zip(held, scene.old_argv, strict=True))
+    if held != scene.old_argv and not _held_by_an_earlier(scene):
         judged.add("old command lost", "the session does not hold it")
     if _up(judged.serving):
         return
-    shown = [r.said for r in scene.ran]
     if not any(_holds(text, scene.old_argv) for text in shown):
         judged.add("old command lost", "nothing serves, and no output holds the exact command")
+
+
+def _held_by_an_earlier(scene: Scene) -> bool:
+    """A second wizard that came right after the first relaunched what that one had started."""
+    for session in scene.sessions()[:-1]:
+        doc = scene.user("sessions", "show", str(session["id"]), "--json").doc
+        if isinstance(doc, dict) and tuple(doc.get("plan", {}).get("old", ())) == scene.old_argv:
+            return session["outcome"] == "kept"
+    return False
 
 
 def _holds(text: str, argv: tuple[str, ...]) -> bool:
@@ -191,6 +220,23 @@ def _foreign(scene: Scene, judged: Judged) -> None:
         judged.add("foreign processes signalled", "the supervisor")
 
 
+def _secrets(scene: Scene, judged: Judged) -> None:
+    """The target's key: in nothing that was said, and only in files that nobody else can read."""
+    if not scene.secret:
+        return
+    for ran in scene.ran:
+        if scene.secret in ran.said:
+            line = next(text for text in ran.said.splitlines() if scene.secret in text)
+            judged.add("secrets shown", f"{' '.join(ran.words)} says: {line.strip()[:200]}")
+    for path in sorted(scene.state.rglob("*")):
+        if path.is_file() and scene.secret.encode() in path.read_bytes() and path.stat().st_mode & 0o077:
+            judged.add("secrets shown", f"{path.name} has mode {path.stat().st_mode & 0o777:o}")
+    for one in world.everybody():
+        words = world.argv(one.pid)
+        if "wizard.simulator" not in words and any(scene.secret in word for word in words):
+            judged.add("secrets shown", f"in the command line of process {one.pid}: {words[:3]}")
+
+
 def _strays(scene: Scene, judged: Judged) -> None:
     """Servers of this run that run beside the one that serves; they hold the card."""
     deadline = time.monotonic() + STRAY_LIMIT_S
@@ -199,8 +245,7 @@ def _strays(scene: Scene, judged: Judged) -> None:
         shells = {p.pid for p in scene.own}
         if scene.supervisor is not None:
             mine |= world.below(scene.supervisor.pid)
-        left = [one for one in world.marked(scene.marker) if one.pid not in mine | shells]
-        left = [one for one in left if "wizard.simulator" in world.argv(one.pid)]
+        left = [one for one in scene.servers() if one.pid not in mine | shells]
         if not left:
             return
         if time.monotonic() > deadline:

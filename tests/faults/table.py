@@ -9,10 +9,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from tests.faults import faults_runner as wizard_faults
+from tests.faults import faults_screen as screen_faults
 from tests.faults import faults_server as server_faults
 from tests.faults.ground import BROKEN, HELPS, HURTS, PLAIN, WRAPPERS, Change, Scene, Wrapper
 
 OLD = frozenset({"old"})
+NEW = frozenset({"new"})
 EITHER = frozenset({"old", "new"})
 DOWN_OR_UP = frozenset({"old", "new", "none"})
 
@@ -39,6 +41,7 @@ class Fault:
     slow: bool = False
 
 
+_SIGNALS = (signal.SIGKILL, signal.SIGHUP, signal.SIGTERM, signal.SIGSTOP)
 _SIDES = ("before", "after")
 _STEADY = ("intent stop", "result stop", "launched launch", "intent ready", "result ready")
 _LOADED = ("intent baseline", *_STEADY, "intent measure")
@@ -99,11 +102,20 @@ FAULTS: tuple[Fault, ...] = (
         "face_signalled",
         "SIGKILL, SIGHUP, SIGTERM, SIGSTOP of the face",
         wizard_faults.face_signalled,
+        tuple(itertools.product(_SIGNALS, ("runner", *_EARLY))),
+        weight=2,
+    ),
+    Fault(
+        "screen_taken_away",
+        "the full screen started the change and is killed, hung up, terminated or stopped",
+        screen_faults.taken_away,
         tuple(
             itertools.product(
-                (signal.SIGKILL, signal.SIGHUP, signal.SIGTERM, signal.SIGSTOP), ("runner", *_EARLY)
+                ("link lost", signal.SIGKILL, signal.SIGHUP, signal.SIGTERM, signal.SIGSTOP),
+                ("runner", *_EARLY),
             )
         ),
+        ends=NEW,
         weight=2,
     ),
     Fault(
@@ -227,6 +239,27 @@ FAULTS: tuple[Fault, ...] = (
         _EARLY,
         prepare=server_faults.on_small_disk,
         weight=2,
+    ),
+    Fault(
+        "log_disk_full",
+        "the disk below the server's own log fills",
+        server_faults.log_disk_full,
+        ("result snapshot", "result stop", "intent ready"),
+        prepare=server_faults.log_on_small_disk,
+    ),
+    Fault(
+        "key_kept",
+        "the server has an API key: in nothing printed, and only in files of mode 0600",
+        wizard_faults.key_kept,
+        ("done", 6, 13, 16),
+        (PLAIN, HURTS),
+        prepare=wizard_faults.with_key,
+    ),
+    Fault(
+        "state_deleted",
+        "the state folder is removed in the middle",
+        wizard_faults.state_deleted,
+        ("result snapshot", "result stop", "launched launch", "intent ready"),
     ),
     Fault("file_limit", "the runner cannot write any file", server_faults.file_limit, _EARLY),
     Fault(

@@ -135,6 +135,9 @@ class FakeWorld:
     def find_marked(self, mark: str) -> Identity | None:
         return next((p.identity for p in self.procs.values() if p.alive and p.environ.get(MARK) == mark), None)
 
+    def end_orphans(self, root: Identity, mark: str) -> tuple[Identity, ...]:
+        return ()
+
     def port_owner(self, host: str, port: int) -> PortOwner | None:
         if self.foreign:
             return self.foreign

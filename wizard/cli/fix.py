@@ -269,11 +269,15 @@ def report_end(
     args: argparse.Namespace, driver: Driver, run: RunState, more: dict[str, Any] | None = None
 ) -> int:
     """Print how it ended, and the exit code that says the same."""
+    from wizard.runner.journal import JournalError
     from wizard.runner.report import report, to_document, write_report
 
     path = driver.session_path
     assert path is not None
-    written = write_report(path)
+    try:
+        written = write_report(path)
+    except JournalError:
+        return _files_gone(args, driver, run)
     if args.json:
         put_json({**to_document(path), "report": str(written) if written else None, **(more or {})})
     else:
@@ -282,6 +286,24 @@ def report_end(
             say(f"report: {written}   session: {run.session_id}")
         else:
             put(report(path))
+    return exit_code(run)
+
+
+def _files_gone(args: argparse.Namespace, driver: Driver, run: RunState) -> int:
+    """Somebody removed the state folder: how it stood last, and the old command."""
+    from wizard.runner.command import shell_command
+
+    told = "The session's files were removed, so there is no report, and it cannot be resumed or rolled back."
+    if run.outcome is None:
+        told += " Its runner brings the change to an end by itself: look which command serves."
+    target, offer = driver.state.target, driver.state.offer
+    if target is not None and target.launch is not None:
+        told += f"\nThe old command:\n  {shell_command(target.launch)}"
+    if args.json and offer is not None and offer.plan is not None:
+        put_json(_document(replace(driver.state, note=told), offer.plan, "cannot_tell"))
+    elif run.outcome is not None:
+        put("\n" + "\n".join(ending_lines(run)))
+    say(told)
     return exit_code(run)
 
 

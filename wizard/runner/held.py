@@ -48,6 +48,10 @@ class HeldOperations(LiveOperations):
     def find_marked(self, mark: str) -> Identity | None:
         return super().find_marked(mark) or self._supervisor.changed()
 
+    def end_orphans(self, root: Identity, mark: str) -> tuple[Identity, ...]:
+        """The holder ends what it runs; what it started again by itself may carry the same mark."""
+        return ()
+
     def port_owner(self, host: str, port: int) -> PortOwner | None:
         """Behind a process that forwards a published port stands the server. What the holder runs once the
         change is taken back is what ``launch`` asks it for, and is in nobody's way."""

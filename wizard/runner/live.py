@@ -19,7 +19,7 @@ from wizard.core.logtext import Signature, leading
 from wizard.core.measurement import Measurement, Verdict, Workload
 from wizard.core.plan import VerifyGoal
 from wizard.core.target import Identity, Launch, Target
-from wizard.runner import processes
+from wizard.runner import orphans, processes
 from wizard.runner.command import clean_line, flag_value
 from wizard.runner.operations import PortOwner, Progress, Readiness, Released, Started, Stopped
 from wizard.runner.state_dir import server_log_path
@@ -90,6 +90,9 @@ class LiveOperations:
 
     def find_marked(self, mark: str) -> Identity | None:
         return processes.find_marked(mark)
+
+    def end_orphans(self, root: Identity, mark: str) -> tuple[Identity, ...]:
+        return tuple(orphans.end(orphans.orphans_of(root, mark)))
 
     def port_owner(self, host: str, port: int) -> PortOwner | None:
         return processes.port_owner(host, port)

@@ -84,6 +84,10 @@ class Operations(Protocol):
         """The root of the tree whose environment carries MARK=mark."""
         ...
 
+    def end_orphans(self, root: Identity, mark: str) -> tuple[Identity, ...]:
+        """End what is left of a tree that this session launched and whose root has ended. Returns what was."""
+        ...
+
     def port_owner(self, host: str, port: int) -> PortOwner | None: ...
 
     def rival(self, launch: Launch, since_s: float) -> PortOwner | None:

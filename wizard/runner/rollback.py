@@ -153,6 +153,22 @@ async def _end_new(t: Transaction) -> None:
         )
         if not stopped.ok:
             await _wait_gone(t, identity, "the new server still answers its running requests")
+    await _end_orphans(t)
+
+
+async def _end_orphans(t: Transaction) -> None:
+    """Nothing is left of a server of this session whose root has ended: it would hold memory and ports."""
+    for child in children(t.records):
+        if child.identity is None or t.ops.alive(child.identity):
+            continue  # unrecorded: what carries its mark may be the server itself
+        ended = await asyncio.to_thread(t.ops.end_orphans, child.identity, child.mark)
+        if ended:
+            names = ", ".join(str(one.pid) for one in ended)
+            t.say(
+                "note",
+                Stage.ROLLBACK,
+                {"text": f"left over from a server that had died, ended: process {names}"},
+            )
 
 
 async def _still_serves(t: Transaction, identity: Identity) -> bool:
@@ -230,6 +246,7 @@ async def _start_old(t: Transaction, attempt: int) -> str:
         return ""
     if t.ops.alive(child.identity):
         await t.ops.stop(child.identity, drain_limit_s=5.0, escalate=True, on_progress=tell)
+    await _end_orphans(t)
     return why
 
 

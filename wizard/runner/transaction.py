@@ -240,7 +240,9 @@ class Transaction(Ledger):
         except Exception as error:
             self.result(Stage.LAUNCH, False, str(error))
             raise PutBack(f"The new command could not be started: {error}.") from error
-        self.result(Stage.LAUNCH, True, f"process {child.identity.pid}")
+        logs = (None, self.new_launch.log_path, self.new_launch.stderr_path)
+        elsewhere = f"; its log is now {child.log_path}" if child.log_path not in logs else ""
+        self.result(Stage.LAUNCH, True, f"process {child.identity.pid}{elsewhere}")
         await self.await_ready(child)
 
     async def require_no_rival(self) -> None:

@@ -82,7 +82,7 @@ class WizardApp(App[int]):
 
     def on_mount(self) -> None:
         if not self.is_headless:
-            ending.catch_signals(self.exit, self.at_hang_up)
+            ending.catch_signals(self, self.exit, self.at_hang_up)
         self.call_after_refresh(lambda: self.set_timer(PAINT_FIRST_S, self._start_engine))
 
     def _start_engine(self) -> None:

@@ -10,14 +10,28 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from textual.app import App
+
     from wizard.core.session import SessionState
 
 FUSE_S = 2.0
 """A stalled link blocks Textual's loop (its writer queue fills): after this the process ends anyway."""
 
 
-def catch_signals(leave: Callable[..., Any], at_hang_up: Callable[[], None] | None) -> None:
+HANG_UP_S = 0.3
+"""A terminal that is there after all is given back within this, or not at all."""
+
+GIVE_BACK = (
+    b"\x1b[?2004l\x1b[?7h\x1b[?1000l\x1b[?1003l\x1b[?1015l\x1b[?1006l\x1b[?1004l"  # paste, wrap, mouse, focus
+    b"\x1b[<u\x1b[?1049l\x1b[?25h"  # keyboard, alternate screen, cursor
+)
+
+
+def catch_signals(app: App[Any], leave: Callable[..., Any], at_hang_up: Callable[[], None] | None) -> None:
     """SIGTERM restores the terminal (exit 143); SIGHUP means that it is gone: leave at once (129).
+
+    SIGHUP sent by hand leaves it there: then its modes are put back. SIGCONT starts the screen anew: after a
+    SIGSTOP Textual would read the keys twice from then on, and never end.
 
     Plain ``signal.signal``: handlers added to the loop are not run while a stalled link blocks it.
     The detached runner of a change is another process and goes on.
@@ -35,10 +49,45 @@ def catch_signals(leave: Callable[..., Any], at_hang_up: Callable[[], None] | No
     def hang_up(*_: object) -> None:
         if at_hang_up is not None:
             at_hang_up()
-        os._exit(129)  # nothing may be written to the terminal any more: it would block or spin
+        give_back(app._driver)
+        os._exit(129)  # nothing more may be written to a terminal that is gone: it would block or spin
 
     signal.signal(signal.SIGTERM, terminate)
     signal.signal(signal.SIGHUP, hang_up)
+    signal.signal(signal.SIGCONT, lambda *_: loop.call_soon_threadsafe(start_anew, app))
+
+
+def start_anew(app: App[Any]) -> None:
+    """After SIGCONT: own the terminal again, whether Ctrl-Z gave it away (Textual did) or a SIGSTOP did not."""
+    driver = app._driver
+    if driver is None or not app.is_running:
+        return
+    if not getattr(driver, "_must_signal_resume", False):
+        driver.suspend_application_mode()  # ends the reader of keys, or there would be two
+    driver.resume_application_mode()
+    app.refresh(layout=True)
+
+
+def give_back(driver: Any) -> None:
+    """The modes of a terminal that still takes writing, as they were; one gone or full is left alone."""
+    import select
+    import termios
+
+    fuse = threading.Timer(HANG_UP_S, os._exit, (129,))
+    fuse.daemon = True
+    fuse.start()
+    try:
+        number = driver.fileno
+        poll = select.poll()
+        poll.register(number, select.POLLOUT)
+        if [event for _, event in poll.poll(0)] != [select.POLLOUT]:
+            return
+        signal.signal(signal.SIGTTOU, signal.SIG_IGN)  # in the background it would stop us
+        if driver.attrs_before is not None:
+            termios.tcsetattr(number, termios.TCSANOW, driver.attrs_before)
+        os.write(number, GIVE_BACK)
+    except (OSError, AttributeError, termios.error):
+        return
 
 
 def failure_line(error: BaseException | None) -> str:

@@ -15,7 +15,8 @@ from wizard.core.reading import Outcome
 from wizard.core.vocabulary import VOCABULARY
 from wizard.probes.base import ProbeContext, sweep
 
-from .conftest import LaunchServer, RealServer, StartLoad, get, pids_listening_on
+from .conftest import RealServer, StartLoad, get, pids_listening_on
+from .home import Home
 
 pytestmark = pytest.mark.e2e
 
@@ -52,9 +53,9 @@ def wait_for(what: str, look: Callable[[], bool], limit_s: float = 30.0) -> None
         time.sleep(0.2)
 
 
-async def test_a_capped_server_shows_its_queue(real_server: LaunchServer, load: StartLoad) -> None:
+async def test_a_capped_server_shows_its_queue(home: Home, load: StartLoad) -> None:
     """One start serves all of these questions: a start takes 20 to 50 s."""
-    server = real_server(["--max-running-requests", "1"])
+    server = home.started("--max-running-requests", "1")
 
     # The port belongs to the parent, whose command line is whole; the children's are replaced.
     assert pids_listening_on(server.port) == {server.pid}
