@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING
 
 from wizard.core.logscan import feed_line
 from wizard.core.logstory import LogReader
-from wizard.core.story import Story
 from wizard.core.logtext import Signature, leading
 from wizard.core.measurement import Measurement, Verdict, Workload
 from wizard.core.plan import VerifyGoal
+from wizard.core.story import Story
 from wizard.core.target import Identity, Launch, Target
 from wizard.runner import orphans, processes
 from wizard.runner.command import clean_line, flag_value
