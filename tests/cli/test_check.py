@@ -11,8 +11,9 @@ import pytest
 from tests.cli import shapes
 from wizard.cli import output
 from wizard.cli.main import run
-from wizard.session import text
-from wizard.session.text import WIDTH, brief, command_lines, wrapped
+from wizard.session import layout
+from wizard.session.layout import WIDTH, wrapped
+from wizard.session.text import brief, command_lines
 
 STAMP = "[2026-01-02 03:04:05]"
 LOADED = [
@@ -198,10 +199,10 @@ def test_a_command_of_something_else_is_said(
 
 
 def test_lines_fit_a_narrow_terminal() -> None:
-    text.fit(60)
+    layout.fit(60)
     try:
-        assert max(map(len, text.row("why", "a word and another one " * 20))) <= 60
-        assert max(map(len, text.command_lines(["python", *(["--flag-of-some-length", "x"] * 9)]))) <= 60
+        assert max(map(len, layout.row("why", "a word and another one " * 20))) <= 60
+        assert max(map(len, command_lines(["python", *(["--flag-of-some-length", "x"] * 9)]))) <= 60
     finally:
-        text.fit(1000)
-    assert 60 < max(map(len, text.row("why", "a word and another one " * 20))) <= text.WIDTH
+        layout.fit(1000)
+    assert 60 < max(map(len, layout.row("why", "a word and another one " * 20))) <= layout.WIDTH

@@ -14,7 +14,7 @@ from wizard.cli import output
 from wizard.cli.main import run
 from wizard.core.measurement import Judgement
 from wizard.runner import client, transaction
-from wizard.session.text import WIDTH
+from wizard.session.layout import WIDTH
 
 ENDS = [
     ({}, Judgement.FIXED, 0, "FIXED.", "the new command"),

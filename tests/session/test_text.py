@@ -6,7 +6,8 @@ from wizard.core.progress import RunState
 from wizard.core.reading import Outcome, ProbeResult, Snapshot, Value
 from wizard.core.session import SessionState
 from wizard.core.target import Identity, Target
-from wizard.session.text import ending_lines, finding_lines, still_starting
+from wizard.session.text import ending_lines, finding_lines
+from wizard.session.untold import still_starting
 
 
 def test_a_change_whose_runner_died_does_not_end_without_a_word() -> None:

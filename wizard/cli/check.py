@@ -14,14 +14,8 @@ from wizard.session.corrections import examined
 from wizard.session.document import check_document
 from wizard.session.driver import Driver
 from wizard.session.planner import make_offers
-from wizard.session.text import (
-    cannot_tell_line,
-    card_lines,
-    finding_lines,
-    launch_lines,
-    missing_lines,
-    spelling_lines,
-)
+from wizard.session.text import card_lines, finding_lines, launch_lines, spelling_lines
+from wizard.session.untold import cannot_tell_line, missing_lines
 
 CODES = {"healthy": Exit.OK, "problem": Exit.FOUND, "unknown": Exit.COULD_NOT_EXAMINE}
 

@@ -20,18 +20,11 @@ from wizard.core.target import Target
 from wizard.core.triage import named
 from wizard.session.document import SCHEMA_VERSION, cause_document, change_document, target_document
 from wizard.session.driver import Driver
+from wizard.session.layout import wrapped
 from wizard.session.planner import forced_offer
 from wizard.session.proposal import stakes_of
-from wizard.session.text import (
-    cannot_tell_line,
-    cause_lines,
-    ending_lines,
-    finding_lines,
-    offer_lines,
-    plan_lines,
-    stage_line,
-    wrapped,
-)
+from wizard.session.text import cause_lines, ending_lines, finding_lines, offer_lines, plan_lines, stage_line
+from wizard.session.untold import cannot_tell_line
 
 
 def run(args: argparse.Namespace) -> int:

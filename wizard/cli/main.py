@@ -229,7 +229,7 @@ def run(argv: Sequence[str]) -> int:
 
     latch.close(args.read_only)
     if args.command is not None and sys.stdout.isatty():
-        from wizard.session.text import fit
+        from wizard.session.layout import fit
 
         fit(shutil.get_terminal_size().columns)
     try:

@@ -27,7 +27,8 @@ from wizard.core.session import (
 from wizard.core.triage import named
 from wizard.session.driver import Driver
 from wizard.session.proposal import stakes_of
-from wizard.session.text import missing_lines, numbered, plan_lines
+from wizard.session.text import numbered, plan_lines
+from wizard.session.untold import missing_lines
 
 QUIT = "q"
 

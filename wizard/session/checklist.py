@@ -9,7 +9,7 @@ from wizard.core.argv import shell_join
 from wizard.core.checklist import WORDS, Goal, Ticked
 from wizard.core.flags import Catalogue
 from wizard.core.reference import Line, Reference, argv_of
-from wizard.session.text import row, wrapped
+from wizard.session.layout import row, wrapped
 
 KINDS = {"leave": "left to SGLang", "drop": "left out", "absent": "this version has no such flag"}
 MARKS = {"done": "[x]", "not_done": "[ ]", "does_not_apply": "[-]", "harmful": "[!]", "unknown": "[?]"}

@@ -1,13 +1,7 @@
-"""The same words for every plain face: ``check``, ``fix``, ``demo --headless`` and the prompt mode.
-
-Lines are at most WIDTH columns (less on a narrower terminal: ``fit``), so that a report pasted into a ticket
-stays readable; only a single
-word that is longer (a path) is left whole.
-"""
+"""The same words for every plain face: ``check``, ``fix``, ``demo --headless`` and the prompt mode."""
 
 from __future__ import annotations
 
-import textwrap
 from collections.abc import Iterable, Sequence
 
 from wizard.core.argv import shell_join
@@ -16,12 +10,12 @@ from wizard.core.hardware import MIG_NOTE
 from wizard.core.measurement import METRICS, Comparison, Judgement, Verdict
 from wizard.core.plan import Consent, Plan, Stakes
 from wizard.core.progress import STAGE_TITLES, Outcome, RunState, StageState
-from wizard.core.reading import ProbeResult
 from wizard.core.redact import redact_argv
 from wizard.core.session import Offer, SessionState
 from wizard.core.triage import Hypothesis, named
+from wizard.session.layout import columns, row, wrapped
+from wizard.session.untold import is_saved, missing_lines, still_starting
 
-WIDTH = 100
 MARKS = {"pending": " ", "active": "*", "done": "+", "failed": "x", "skipped": "-"}
 
 MOST_REMEDIES = 6
@@ -30,37 +24,6 @@ MOST_REMEDIES_BESIDE = 2
 
 _WORTH_SAYING_S = 0.1
 """A stage that took less is said without its time."""
-
-
-_columns = WIDTH
-
-
-def fit(columns: int) -> None:
-    """From now on lines are no longer than a terminal of so many columns shows, nor than WIDTH."""
-    global _columns
-    _columns = min(WIDTH, max(40, columns))
-
-
-def wrapped(text: str, first: str = "", rest: str | None = None, width: int = 0) -> list[str]:
-    """Lines of ``text`` behind ``first``, the following ones behind ``rest`` (default: as many spaces).
-
-    ``width`` 0: what ``fit`` says.
-    """
-    later = " " * len(first) if rest is None else rest
-    lines = textwrap.wrap(
-        text,
-        width or _columns,
-        initial_indent=first,
-        subsequent_indent=later,
-        break_long_words=False,
-        break_on_hyphens=False,
-    )
-    return lines or [first.rstrip()]
-
-
-def row(label: str, text: str) -> list[str]:
-    """``  why      text``, wrapped below itself."""
-    return wrapped(text, f"  {label:<8} ")
 
 
 def finding_lines(state: SessionState, offers: dict[str, tuple[Offer, ...]]) -> list[str]:
@@ -75,7 +38,7 @@ def finding_lines(state: SessionState, offers: dict[str, tuple[Offer, ...]]) -> 
             return [said, *launch_lines(state)]
         if state.verdict == "healthy":
             phase = state.snapshot.get("log.phase")
-            ended = _is_saved(state) and phase is not None and phase.x == "ended"
+            ended = is_saved(state) and phase is not None and phase.x == "ended"
             held = "it served until it was told to stop" if ended else "it serves"
             return [
                 f"HEALTHY: {held}, and no cause of trouble is supported by the readings.",
@@ -181,7 +144,7 @@ def seen_lines(state: SessionState) -> list[str]:
             parts.append(words.format(shown))
     lines = row("seen", ", ".join(parts)) if parts else []
     target, phase = state.target, state.snapshot.get("log.phase")
-    if target is not None and target.log_path and _is_saved(state) and phase is not None:
+    if target is not None and target.log_path and is_saved(state) and phase is not None:
         if phase.x == "ended":
             return [
                 *lines,
@@ -190,114 +153,6 @@ def seen_lines(state: SessionState) -> list[str]:
         rest = "a killed server leaves no line in its log (dmesg -T | grep -i kill)"
         lines += row("note", f"this is as of the last line; {rest}")
     return lines
-
-
-_ELSEWHERE = ("the target is a saved log", "the server runs on another machine", "0 is not a port")
-"""Reasons that say nothing new: there is no live server to look at, or it is not on this host."""
-
-
-def missing(state: SessionState) -> list[ProbeResult]:
-    """The probes that had nothing to say, or less than they could have had (metrics that are switched off)."""
-    found = []
-    for result in state.snapshot.results.values():
-        all_there = result.outcome.value == "ok" and not result.remedy
-        if _is_saved(state) and result.probe in ("log", "metrics"):
-            all_there = False  # its reason says what of the saved file is missing
-        if all_there or not result.reason or result.reason.startswith(_ELSEWHERE):
-            continue
-        if _is_saved(state) and result.probe not in ("log", "metrics", "sglang"):
-            continue
-        if _is_saved(state) and not _was_given(state, result.probe):
-            continue
-        found.append(result)
-    return sorted(found, key=lambda r: r.probe)
-
-
-def _is_saved(state: SessionState) -> bool:
-    target = state.target
-    return target is not None and not target.is_live and target.launch is None
-
-
-def _was_given(state: SessionState, probe: str) -> bool:
-    """Of what is saved, a file that nobody named is not missing: the words alone were given."""
-    target = state.target
-    paths = {"log": target.log_path, "metrics": target.metrics_path} if target is not None else {}
-    return bool(paths.get(probe, True))
-
-
-def is_no_launch(state: SessionState) -> bool:
-    """A command was given, and it starts no server of SGLang."""
-    target = state.target
-    given = target is not None and target.command_text is not None and target.launch is None
-    return given and state.snapshot.get("command.checked_version") is None
-
-
-NO_LAUNCH = "the command given starts no SGLang server (python -m sglang.launch_server, sglang serve)"
-
-
-def missing_lines(state: SessionState) -> list[str]:
-    """The probes that had nothing, each with why and how to enable it."""
-    lines = wrapped(f"{NO_LAUNCH}: nothing in it was judged", "  command: ") if is_no_launch(state) else []
-    for result in missing(state):
-        remedy = f" ({result.remedy})" if result.remedy else ""
-        lines += wrapped(f"{result.reason}{remedy}", f"  {result.probe + ':':<9}")
-    return lines
-
-
-_STARTS = {
-    "starting": "setting up",
-    "loading": "loading weights",
-    "kv_allocation": "allocating the KV cache",
-    "capture": "capturing CUDA graphs",
-    "ready": "warming up",
-}
-"""Phases of a log before a server answers."""
-
-
-def still_starting(state: SessionState) -> str:
-    """How far a server is that runs, does not listen yet, and whose log shows no failure; "" for any other."""
-    health, phase = state.snapshot.get("http.health"), state.snapshot.get("log.phase")
-    alive = state.target is not None and state.target.identity is not None
-    if not alive or health is None or health.x != "refused" or phase is None or phase.x not in _STARTS:
-        return ""
-    up, before = state.snapshot.get("process.uptime_s"), state.snapshot.get("log.start_s")
-    ran = (
-        f", {up.x:,.0f} s after its process began" if up is not None and isinstance(up.x, (int, float)) else ""
-    )
-    last = f" An earlier start in this log took {before.x:,.0f} s." if before is not None and before.x else ""
-    return f"{_STARTS[str(phase.x)]}{ran}. Its log shows no failure; it listens only once that is done.{last}"
-
-
-def cannot_tell_line(state: SessionState) -> str:
-    """The one line for stderr when nothing could be told: the nearest reason, and what to do."""
-    target, results = state.target, state.snapshot.results
-    health = state.snapshot.get("http.health")
-    word = str(health.x) if health is not None else ""
-    asked = results.get("http")
-    starting = still_starting(state)
-    if starting and target is not None:
-        return (
-            f"{target.base_url} is still starting ({starting.partition(',')[0].rstrip('.')}): ask again later"
-        )
-    if target is not None and word == "refused":
-        return (
-            f"nothing listens at {target.base_url}: is it still starting, or down? "
-            "If it is down give --log FILE and --command"
-        )
-    if asked is not None and word not in ("", "serving"):
-        return asked.reason or f"{target.base_url if target else 'the server'} is {word}"
-    if is_no_launch(state) and target is not None and not target.log_path and not target.metrics_path:
-        return NO_LAUNCH
-    for name in ("log", "metrics", "http"):
-        result = results.get(name)
-        given = name != "log" or (target is not None and bool(target.log_path))
-        given = given and (name != "metrics" or (target is not None and bool(target.metrics_path)))
-        if result is not None and given and result.reason and not result.reason.startswith(_ELSEWHERE):
-            path = target.metrics_path if target is not None and name == "metrics" else None
-            return result.reason if not path or path in result.reason else f"{path}: {result.reason}"
-    if target is not None and target.log_path:
-        return f"{target.log_path} shows no failure and no server that serves: is it a whole log of SGLang?"
-    return "the readings at hand cannot tell"
 
 
 def brief(text: str, most: int = 240) -> str:
@@ -313,7 +168,7 @@ def cause_lines(hypothesis: Hypothesis, first: bool = True) -> list[str]:
     named_so = f"{hypothesis.cause.title}  [{hypothesis.cause.id}, {hypothesis.confidence:.0%}]"
     lines = (
         [f"{head}: {named_so}"]
-        if len(head) + 2 + len(named_so) <= _columns
+        if len(head) + 2 + len(named_so) <= columns()
         else wrapped(named_so, f"{head}: ", "  ")
     )
     for label, found in (("for", hypothesis.supporting), ("against", hypothesis.against)):
@@ -385,7 +240,7 @@ def plan_lines(
 
 def command_lines(argv: Sequence[str], width: int = 0) -> list[str]:
     """A command that can be copied, broken at words with the shell's backslash; secrets hidden."""
-    width = width or _columns
+    width = width or columns()
     lines, line = [], "  command "
     for word in redact_argv(argv):
         quoted = shell_join([word])
