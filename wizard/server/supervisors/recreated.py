@@ -128,7 +128,8 @@ class Recreated:
             await self._ask_to_end(recipe, identity, drain_limit_s, say)
         await self._do(stop, say, "running requests may end")
         await self._do(recipe.wait if recipe.is_one_step else (), say, "waiting for its holder")
-        await self._until_gone(identity)
+        # a rollout is over when the new one is ready: the old one may still answer what it began
+        await self._until_gone(identity, GONE_S + (drain_limit_s if recipe.is_one_step else 0.0))
         took = time.monotonic() - began
         how = "was replaced" if recipe.is_one_step else "is stopped, and kept"
         return f"{self._held.name} {how} after {took:.0f} s"
@@ -168,10 +169,10 @@ class Recreated:
         if not done.ok:
             raise SupervisorError(_plain(done.detail, self._old))
 
-    async def _until_gone(self, identity: Identity) -> None:
+    async def _until_gone(self, identity: Identity, limit_s: float) -> None:
         began = time.monotonic()
         while is_alive(identity):
-            if time.monotonic() - began >= GONE_S:
+            if time.monotonic() - began >= limit_s:
                 raise SupervisorError(f"process {identity.pid} still runs although its holder ended it")
             await asyncio.sleep(POLL_S)
 
