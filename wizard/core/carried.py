@@ -31,11 +31,10 @@ _SGLANG = re.compile(
     rb"|/sglang/(?:srt|launch_server|cli|python)\b|\bsglang\.(?:srt|launch_server)\b|launch_server\.py: error"
     rb"|\bsglang serve: error|usage: (?:launch_server\.py|sglang)"
 )
-_VLLM = re.compile(
-    rb"vLLM API server version|Initializing an? (?:V\d )?LLM engine \(v|/vllm/(?:v1|entrypoints|engine)/"
-    rb"|\(EngineCore(?:_DP\d+)? pid=\d+\) "
-)
-_VLLM_WORDS = (b"vLLM", b"LLM engine", b"/vllm/", b"EngineCore")
+_VLLM = re.compile(rb"vLLM API server version|Initializing an? (?:V\d )?LLM engine \(v")
+"""Where vLLM says of itself what it is. A frame of it alone proves less, and an excerpt is answered as well as
+can be: what fails below both engines fails alike."""
+_VLLM_WORDS = (b"vLLM", b"LLM engine")
 """What vLLM alone prints: SGLang 0.4 imports other parts of it, whose lines and frames may stand in its log."""
 
 Kind = Literal["lines", "docker", "cri"]
