@@ -126,6 +126,9 @@ def exists_in_any_version(name: str) -> bool:
 
 
 _MODULE_VERSION = {"wizard.simulator": SIMULATED_VERSION}
+_SOURCE = "sglang/srt/server_args.py"
+_MOST_LINKS = 40
+"""As the kernel has it (path_resolution(7))."""
 _DIST_INFO = re.compile(r"^sglang-(\d[^-]*)\.(?:dist|egg)-info$")
 
 
@@ -154,49 +157,84 @@ def installed_package(
     if command.module in _MODULE_VERSION:
         return None, _MODULE_VERSION[command.module]
     for folder in _search_path(command.program, environ) if not root else _inside(root, environ):
-        version = _version_in(folder)
+        version = _version_in(folder, root)
         if version is not None:
             return _source_root(folder, root), version
     return None
 
 
 def _inside(root: str, environ: Mapping[str, str]) -> list[Path]:
-    """Where a running server of another root looks for packages. Links there lead into that root, not into
-    ours, so nothing is searched by name: the kernel says which interpreter it runs."""
-    folders = [Path(f"{root}/{p.lstrip('/')}") for p in environ.get("PYTHONPATH", "").split(os.pathsep) if p]
+    """Where a running server of another root looks for packages. Nothing is searched by name there: the kernel
+    says which interpreter it runs."""
+    folders = [_followed(p, root) for p in environ.get("PYTHONPATH", "").split(os.pathsep) if p]
     prefixes = [environ[name] for name in ("VIRTUAL_ENV", "CONDA_PREFIX") if environ.get(name)]
     with contextlib.suppress(OSError):
         prefixes.append(os.path.dirname(os.path.dirname(os.readlink(f"{root.removesuffix('/root')}/exe"))))
     for prefix in prefixes:
-        folders += _packages_below(Path(f"{root}/{prefix.lstrip('/')}"))
+        folders += _packages_below(Path(f"{root}/{prefix.lstrip('/')}"), root)
     return list(dict.fromkeys(folders))
 
 
-def _packages_below(prefix: Path) -> list[Path]:
+def _followed(path: str, root: str) -> Path:
+    """A path of another root as it is to be opened from here. Its links are followed by hand: the kernel would
+    lead an absolute one out of that root, into the wizard's own files. A link in a circle leads to nothing."""
+    todo, done, links = path.split("/")[::-1], [root], 0
+    while todo:
+        part = todo.pop()
+        if part in ("", ".", ".."):
+            done = done[: max(1, len(done) - 1)] if part == ".." else done
+            continue
+        try:
+            to = os.readlink("/".join([*done, part]))
+        except OSError:
+            done.append(part)
+            continue
+        links += 1
+        if links > _MOST_LINKS:
+            return Path(os.devnull, part)
+        done = [root] if to.startswith("/") else done
+        todo += to.split("/")[::-1]
+    return Path("/".join(done))
+
+
+def _below(folder: Path, place: str, root: str) -> Path:
+    """A place below a folder that was followed already, or (no ``root``) is one of the wizard's own."""
+    return _followed(f"{str(folder).removeprefix(root)}/{place}", root) if root else folder / place
+
+
+def _packages_below(prefix: Path, root: str = "") -> list[Path]:
     patterns = ("python3*/site-packages", "python3*/dist-packages", "python3/dist-packages")
-    return [
-        found
-        for lib in ("lib", "lib64", "local/lib")
-        for pattern in patterns
-        for found in sorted((prefix / lib).glob(pattern))
-    ]
+    found = []
+    for lib in (_below(prefix, one, root) for one in ("lib", "lib64", "local/lib")):
+        for pattern in patterns:
+            name, last = pattern.split("/")
+            places = [_below(one, last, root) for one in sorted(lib.glob(name))]
+            found += [one for one in places if os.path.isdir(one)]
+    return found
 
 
 def _source_root(folder: Path, root: str = "") -> Path | None:
     """Where the package's sources are: here, or where an editable install's ``.pth`` file points."""
-    if (folder / "sglang" / "srt" / "server_args.py").is_file():
-        return folder
+    here = _with_sources(folder, root)
+    if here is not None:
+        return here
     try:
-        pointers = sorted(folder.glob("*sglang*.pth"))
+        pointers = [_below(folder, one.name, root) for one in sorted(folder.glob("*sglang*.pth"))]
         lines = [line for one in pointers[:4] for line in one.read_text("utf-8", "replace")[:4096].splitlines()]
     except OSError:
         return None
-    for line in lines:
-        text = line.strip()
-        place = Path(f"{root}{text}")
-        if text.startswith("/") and (place / "sglang" / "srt" / "server_args.py").is_file():
-            return place
-    return None
+    places = (Path(f"{root}{line.strip()}") for line in lines if line.strip().startswith("/"))
+    return next((found for found in (_with_sources(one, root) for one in places) if found is not None), None)
+
+
+def _with_sources(folder: Path, root: str) -> Path | None:
+    """The folder, or the one that its links lead to, if SGLang's sources are in it."""
+    file = _below(folder, _SOURCE, root)
+    if not os.path.isfile(file):
+        return None
+    if not root:
+        return folder
+    return file.parents[2] if str(file).endswith(f"/{_SOURCE}") else None
 
 
 def _search_path(program: Sequence[str], environ: Mapping[str, str]) -> list[Path]:
@@ -277,7 +315,7 @@ def _site_packages(interpreter: Path) -> list[Path]:
     return list(dict.fromkeys(folders))
 
 
-def _version_in(folder: Path) -> str | None:
+def _version_in(folder: Path, root: str = "") -> str | None:
     """The version of the ``sglang`` package in a folder: its metadata, else its ``_version.py``."""
     try:
         names = os.listdir(folder)
@@ -289,7 +327,7 @@ def _version_in(folder: Path) -> str | None:
             return match.group(1)
     for name in ("_version.py", "version.py"):
         try:
-            text = (folder / "sglang" / name).read_text(encoding="utf-8", errors="replace")
+            text = _below(folder, f"sglang/{name}", root).read_text(encoding="utf-8", errors="replace")
         except OSError:
             continue
         match = re.search(r"^(?:__version__\s*=\s*)?(?:version|__version__)\s*=\s*['\"](\d[^'\"]*)", text, re.M)

@@ -35,7 +35,7 @@ LOG_PATH: Mapping[str, str] = {"docker": "{{.LogPath}}", "podman": "{{.HostConfi
 GRACE_S = 10.0
 """How long ``docker stop`` waits where the container does not say (docker stop --help)."""
 _BINDS = "HostConfig.Binds"
-"""Docker 20.10 keeps them in the order of a Go map, another one in each container."""
+"""The client sends them in the order of a Go map, another one each time (seen with 20.10 and 28.2)."""
 _UNCOMPARED = (
     frozenset({"HostConfig.ContainerIDFile", "HostConfig.ConsoleSize"})
     | frozenset(

@@ -210,5 +210,6 @@ def _act(doc: Mapping[str, Any]) -> Act:
         fields["argv"] = tuple(fields["argv"])
     for name in ("guard", "only_if", "unless"):
         if fields.get(name) is not None:
-            fields[name] = Guard(**{**fields[name], "argv": tuple(fields[name]["argv"])})
+            lists = {n: tuple(fields[name].get(n, ())) for n in ("argv", "any_order")}
+            fields[name] = Guard(**{**fields[name], **lists})
     return _ACTS[doc["is"]](**fields)
