@@ -84,6 +84,9 @@ def radius_lines(
             "The wizard waits half an hour for it to go, and as long for it to come back as asked."
         )
     elif live:
+        through = next((detail for name, _, detail in plan.checks if name == "holder"), "")
+        if through:
+            steps.append(f"{through[0].upper()}{through[1:]}.")
         then = (
             "then its process tree is ended, and what still runs is lost"
             if consent.escalate
