@@ -60,6 +60,7 @@ async def test_a_change_is_kept_and_can_be_rolled_back_later(box: Box) -> None:
     state = await done(path)
     assert (state.outcome, state.serving) == (Outcome.KEPT, "new"), state.sentence
     assert box.words[-2:] == ["--max-running-requests", "7"]
+    assert any(f"{box.engine} rm {box.name}{ASIDE}" in stage.detail for stage in state.stages), state.stages
     assert box.all() == {"": True, ASIDE: False}
     now = box.settled()
     now["config"]["Cmd"][-1] = "8"

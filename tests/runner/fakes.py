@@ -176,6 +176,9 @@ class FakeWorld:
 
     by_hand = False
 
+    def keeps(self) -> str:
+        return ""
+
     async def hold_still(self) -> None:
         pass
 

@@ -41,6 +41,9 @@ class HeldOperations(LiveOperations):
             return Stopped(False, str(error), "refused")
         return Stopped(True, how, "drained")
 
+    def keeps(self) -> str:
+        return self._supervisor.keeps()
+
     async def hold_still(self) -> None:
         await self._supervisor.hold_still(self._old)
         self._is_back = True

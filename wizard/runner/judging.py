@@ -113,7 +113,8 @@ async def decide(t: Transaction, verdict: Verdict) -> RunState:
         raise PutBack("Aborted on request.")
     require_alive(t)
     await t.require_no_rival()
-    t.result(Stage.DECIDE, True, "kept")
+    stays = t.ops.keeps()
+    t.result(Stage.DECIDE, True, f"kept; {stays}" if stays else "kept")
     return t.end(Outcome.KEPT, "new", f"The new command serves. {verdict.sentence}")
 
 

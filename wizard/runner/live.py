@@ -85,6 +85,9 @@ class LiveOperations:
         self._born: dict[Identity, Launched] = {}
         self._stopped: dict[Identity, tuple[Identity, ...]] = {}
 
+    def keeps(self) -> str:
+        return ""
+
     def alive(self, identity: Identity) -> bool:
         return is_alive(identity)
 

@@ -76,6 +76,10 @@ class Operations(Protocol):
 
     by_hand: bool
 
+    def keeps(self) -> str:
+        """What a change that is kept leaves behind for a person to know of; "" for nothing."""
+        ...
+
     def alive(self, identity: Identity) -> bool:
         """True while this very process runs (a zombie does not)."""
         ...

@@ -116,7 +116,7 @@ def recipe(found: Found, change: Change) -> Recipe:
         ),
         main_pid=(*inspect, "--format={{.State.Pid}}", name),
         log_path=(*inspect, "--format={{.LogPath}}", name),
-        keeps=f"A plain docker compose up takes the change back until {path} is taken over into its files.",
+        keeps=f"a plain docker compose up takes the change back until {path} is taken over into its files",
     )
 
 

@@ -74,6 +74,10 @@ class Supervisor(Protocol):
         """The server runs as wished, under its holder; its own process, not a wrapper above it."""
         ...
 
+    def keeps(self) -> str:
+        """What a change that is kept leaves behind for a person to know of; "" for nothing."""
+        ...
+
     def changed(self) -> Identity | None:
         """The changed server as its holder runs it, where no mark in its environment tells; else None."""
         ...
@@ -94,6 +98,9 @@ class Plain:
     by_hand = False
     why = ""
     is_one_step = False
+
+    def keeps(self) -> str:
+        return ""
 
     def changed(self) -> Identity | None:
         return None

@@ -180,8 +180,8 @@ def swapped(
         undo=tuple(undo),
         main_pid=(client, "inspect", "--type=container", "--format={{.State.Pid}}", name),
         log_path=(client, "inspect", "--type=container", "--format=" + LOG_PATH[client], name),
-        keeps=f"The old container stays, stopped, as {aside}: remove it with {client} rm {aside} when you no "
-        "longer want to go back.",
+        keeps=f"the old container stays, stopped, as {aside}: remove it with {client} rm {aside} when you no "
+        "longer want to go back",
         stops="stop",
         restarts="start the old",
         quiet_stop=(client, "kill", f"--signal={doc['Config'].get('StopSignal') or 'SIGTERM'}", old),

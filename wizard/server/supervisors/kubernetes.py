@@ -166,7 +166,7 @@ def recipe(found: Found, change: Change) -> Recipe:
             Undo("as before", Check(as_before, "the workload is not what it was"), "patch"),
             Undo("watch it", watch, "patch"),
         ),
-        keeps="Whoever applies the workload's file again takes the change back: put it into that file.",
+        keeps="whoever applies the workload's file again takes the change back: put it into that file",
     )
 
 

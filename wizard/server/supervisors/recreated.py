@@ -209,6 +209,10 @@ class Recreated:
             f"{self._held.name} has no process of that command here after {START_LIMIT_S:g} s"
         )
 
+    def keeps(self) -> str:
+        recipe = self._book.recipe() if self._book is not None else None
+        return recipe.keeps if recipe is not None else ""
+
     # -- what runs
 
     def changed(self) -> Identity | None:

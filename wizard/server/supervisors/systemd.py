@@ -213,6 +213,9 @@ class Systemd(Plain):
             await asyncio.sleep(POLL_S)
         raise SupervisorError(f"{self.unit} has no process of that command after {START_LIMIT_S:g} s")
 
+    def keeps(self) -> str:
+        return f"{self.change} stays: take it over into the unit's own file, or leave it there"
+
     async def _until_inactive(self, limit_s: float) -> None:
         deadline = time.monotonic() + limit_s
         while await self._state() not in ("inactive", "failed"):
