@@ -133,3 +133,35 @@ async def test_the_runner_is_killed_and_resumed(world: World, at: str, how: clie
     assert how == "auto" or serves_old
     assert world.files == ([] if serves_old else [f"etc/{UNIT}.d", f"etc/{UNIT}.d/{systemd.NAME}"])
     assert below_keepers(world) == 1
+
+
+async def test_a_second_change_is_put_back_to_the_first_that_was_kept(world: World) -> None:
+    """Not to the unit's own command: the old command of the second session is what the first one kept."""
+    world.set_up()
+    folder = world.folder / "etc" / "sglang.service.d"
+    assert (await end_of(lifted(target_of(world), {"SGLANG_X": "1"}))).outcome is Outcome.KEPT
+    kept, text = world.asked(), (folder / systemd.NAME).read_text(encoding="utf-8")
+    assert kept[-2:] == ["--max-running-requests", "7"]
+
+    state = await end_of(change(target_of(world), "--crash"))
+    assert (state.outcome, state.serving) == (Outcome.ROLLED_BACK, "old"), state.sentence
+    assert world.asked() == kept
+    assert (folder / systemd.NAME).read_text(encoding="utf-8") == text
+
+    path = change(target_of(world), "--max-running-requests", "9")
+    assert (await end_of(path)).outcome is Outcome.KEPT
+    assert proc.environ(world.main)["SGLANG_X"] == "1", "the first change is part of the second"
+    client.resume(path, "rollback")
+    assert (await end_of(path)).outcome is Outcome.ROLLED_BACK
+    assert world.asked() == kept
+    assert world.files == ["etc/sglang.service.d", f"etc/sglang.service.d/{systemd.NAME}"]
+
+
+def lifted(target: Target, more: dict[str, str]) -> Path:
+    """A session that lifts the cap to 7 and sets variables."""
+    assert target.launch is not None
+    old = target.launch.argv
+    new = (*old, "--max-running-requests", "7")
+    plan = Plan("long_queue", "Requests wait", "r", "Lift", old, new, (), VerifyGoal("ready"))
+    plan = replace(plan, environ=more)
+    return client.start(target, Order(plan, Consent(drain_limit_s=5.0, ready_limit_s=15.0)), {"cause": None})

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import socket
 import time
@@ -11,7 +12,7 @@ import pytest
 
 from tests.server.conftest import Stage, free_port, who
 from wizard.server import ready
-from wizard.server.ready import ReadyResult, wait_ready
+from wizard.server.ready import ReadyResult, status_of, wait_ready
 
 
 async def waited(pid: int, port: int, log: Path | None, limit_s: float = 15.0, **more: Any) -> ReadyResult:
@@ -301,3 +302,23 @@ def test_phases_of_recorded_lines(line: str, phase: str) -> None:
     follower = ready._LogFollower(None, 0)
     follower._line(line)
     assert phase in follower.phase
+
+
+async def test_a_body_without_end_is_not_read() -> None:
+    """A stranger's /health may stream for ever: the status is enough."""
+    import httpx
+
+    async def endless(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"HTTP/1.1 200 OK\r\ncontent-type: text/plain\r\nconnection: close\r\n\r\n")
+        with contextlib.suppress(ConnectionError):
+            while True:
+                writer.write(b"x" * 65536)
+                await writer.drain()
+
+    server = await asyncio.start_server(endless, "127.0.0.1", 0)
+    port = server.sockets[0].getsockname()[1]
+    async with httpx.AsyncClient(timeout=5, trust_env=False) as client:
+        status = await asyncio.wait_for(status_of(client, f"http://127.0.0.1:{port}/health"), 4)
+    server.close()
+    assert status == 200

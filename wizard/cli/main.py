@@ -136,6 +136,7 @@ def build_parser() -> argparse.ArgumentParser:
             one.add_argument("session", nargs="?", help="its number (default: the newest)")
         if verb == "resume":
             one.add_argument("--rollback", action="store_true", help="put the old command back")
+            one.add_argument("--yes", action="store_true", help="do not ask (a kept change is asked about)")
     return parser
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from enum import IntEnum
 from typing import Any
@@ -40,18 +41,23 @@ def say(text: str) -> None:
 
 
 def put(text: str) -> None:
-    """Data: stdout."""
-    print(text, flush=True)
+    """Data: stdout, cleaned too: names and versions in it are what a server said of itself."""
+    from wizard.core.redact import clean
+
+    print("\n".join(clean(line) for line in text.split("\n")), flush=True)
 
 
 _documents = 0
+_C1 = re.compile("[\x7f-\x9f]")
+"""json.dumps escapes what is below a space; a terminal acts on these too (U+009B is a CSI)."""
 
 
 def put_json(doc: Any) -> None:
     """The one document of a ``--json`` run."""
     global _documents
     _documents += 1
-    print(json.dumps(doc, indent=2, ensure_ascii=False, default=str), flush=True)
+    text = json.dumps(doc, indent=2, ensure_ascii=False, default=str)
+    print(_C1.sub(lambda found: f"\\u{ord(found[0]):04x}", text), flush=True)
 
 
 def put_error(message: str, code: int) -> None:

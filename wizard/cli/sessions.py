@@ -125,6 +125,8 @@ def _agree(args: argparse.Namespace, path: Path) -> None:
 
 
 def _resume(args: argparse.Namespace, path: Path) -> int:
+    if args.rollback and client.read(path).outcome is Outcome.KEPT:
+        _agree(args, path)  # of an interrupted one it was agreed to at its start
     return _bring_to_end(args, path, "rollback" if args.rollback else "auto")
 
 

@@ -9,6 +9,10 @@ from typing import Any
 from wizard.core.held import Held
 from wizard.core.placement import Placement
 
+MARK = "SGL_WIZARD_SESSION"
+"""Environment variable of a server that a transaction launched: ``<session>:<random>``. By it a later
+runner finds a child whose birth the dead one could not record."""
+
 
 @dataclass(frozen=True)
 class Identity:

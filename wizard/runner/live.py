@@ -106,7 +106,7 @@ class LiveOperations:
     async def healthy(self, target: Target, port: int, owner: Identity | None) -> bool:
         import httpx
 
-        from wizard.server.ready import owns
+        from wizard.server.ready import owns, status_of
 
         async def is_own() -> bool:
             if owner is None:
@@ -119,9 +119,11 @@ class LiveOperations:
         try:
             # unverified, as readiness is: a self-signed server must not read as unhealthy
             async with httpx.AsyncClient(timeout=HEALTH_LIMIT_S, trust_env=False, verify=False) as client:
-                answer = await client.get(f"{_base_url(target, port)}/health")
-            return answer.status_code == 200 and await is_own()  # it may have changed hands meanwhile
-        except httpx.HTTPError:
+                status = await asyncio.wait_for(
+                    status_of(client, f"{_base_url(target, port)}/health"), HEALTH_LIMIT_S
+                )
+            return status == 200 and await is_own()  # it may have changed hands meanwhile
+        except (httpx.HTTPError, TimeoutError, asyncio.TimeoutError):
             return False
 
     async def stop(

@@ -8,13 +8,10 @@ from typing import Protocol
 
 from wizard.core.measurement import Measurement, Verdict, Workload
 from wizard.core.plan import VerifyGoal
+from wizard.core.target import MARK as MARK
 from wizard.core.target import Identity, Launch, Target
 
 Progress = Callable[[str], None]
-
-MARK = "SGL_WIZARD_SESSION"
-"""Environment variable of a server that a transaction launched: ``<session>:<random>``. By it a later
-runner finds a child whose birth the dead one could not record."""
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 import traceback
 from typing import Literal
 
@@ -20,6 +21,10 @@ RIVAL_TRIES = 4
 """So many restarts by a supervisor are waited for before the old command is started beside it."""
 
 NOT_READY_EITHER = "runs but does not answer, as before the change"
+
+
+STRANGER_S = 15.0
+"""For a stranger's answer: a person waits for what to type."""
 
 
 class CannotPutBack(Exception):
@@ -96,7 +101,8 @@ async def _stranger_serves(t: Transaction) -> bool:
         owner = t.ops.port_owner(t.target.host, t.target.port)
         if owner is None or is_own(t, owner):
             return False
-        return await t.ops.healthy(t.target, t.target.port, owner.identity)
+        asked = t.ops.healthy(t.target, t.target.port, owner.identity)
+        return await asyncio.wait_for(asked, STRANGER_S)
     except Exception:
         traceback.print_exc()
         return False
@@ -203,11 +209,10 @@ async def _still_serves(t: Transaction, identity: Identity) -> bool:
 
 async def _wait_gone(t: Transaction, identity: Identity, why: str, until_healthy: bool = False) -> None:
     tell = t.progress(Stage.ROLLBACK)
-    waited = 0.0
+    began = time.monotonic()
     while t.ops.alive(identity):
-        tell(f"{why}; waiting until it ends, {waited:.0f} s")
+        tell(f"{why}; waiting until it ends, {time.monotonic() - began:.0f} s")
         await asyncio.sleep(t.pace.health_s)
-        waited += t.pace.health_s
         if until_healthy and await t.ops.healthy(t.target, t.target.port, identity):
             return
 

@@ -31,6 +31,7 @@ from wizard.core.target import Launch, Target
 from wizard.runner.journal import Journal, JournalError
 from wizard.runner.ledger import CalledOff, Ledger, Serving
 from wizard.runner.operations import MARK, Operations, PortOwner, Started
+from wizard.server import proc
 
 T = TypeVar("T")
 WATCHED_WINDOWS = 4
@@ -258,6 +259,9 @@ class Transaction(Ledger):
     def rival(self) -> PortOwner | None:
         """Who runs the old command since this session began, and was not started by it."""
         began = next((r.data.get("boot_s") for r in self.records if r.kind == "runner"), None)
+        identity = self.target.identity
+        if identity is not None and identity.boot_id != proc.boot_id():
+            began = 0.0  # whatever runs was started since: boot_s is of another boot
         known = self.was_up and isinstance(began, int | float)
         return self.ops.rival(self.old_launch, float(began)) if known and began is not None else None
 

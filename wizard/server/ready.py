@@ -14,13 +14,16 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from wizard.core.target import Identity
 from wizard.server import proc
 from wizard.server.identity import is_alive
 from wizard.server.network import listens_there
 from wizard.server.ports import is_port
+
+if TYPE_CHECKING:
+    import httpx
 
 POLL_S = 0.2
 HEALTH_TIMEOUT_S = 25.0
@@ -228,6 +231,14 @@ async def _health(scheme: str, host: str, port: int) -> int | None:
     try:
         # verify=False: servers sign their own certificates, and whose port it is was seen already.
         async with httpx.AsyncClient(timeout=HEALTH_TIMEOUT_S, trust_env=False, verify=False) as client:
-            return (await client.get(f"{scheme}://{name}:{port}/health")).status_code
-    except (httpx.HTTPError, httpx.InvalidURL):
+            url = f"{scheme}://{name}:{port}/health"
+            return await asyncio.wait_for(status_of(client, url), HEALTH_TIMEOUT_S)
+    except (httpx.HTTPError, httpx.InvalidURL, TimeoutError, asyncio.TimeoutError):
         return None
+
+
+async def status_of(client: httpx.AsyncClient, url: str) -> int:
+    """The status alone: a body is not read, as a stranger's may be endless. httpx's limits hold for each read
+    only, so the caller sets one for the whole. Raises httpx.HTTPError."""
+    async with client.stream("GET", url) as answer:
+        return answer.status_code

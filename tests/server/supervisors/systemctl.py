@@ -166,6 +166,7 @@ def show(unit: str, names: list[str], bare: bool) -> int:
         "RefuseManualStop": config.get("RefuseManualStop", ["no"])[-1],
         "RefuseManualStart": "no",
         "LoadState": "loaded",
+        "NeedDaemonReload": "yes" if config and config != settings(unit) else "no",
         "ActiveState": str(known.get("state", "inactive")),
         "ExecStart": started,
     }

@@ -102,7 +102,7 @@ def supervisor_of(target: Target, wish: Wish | None = None, path: Path | None = 
     if held is None or target.launch is None:
         return None
     if held.kind == "systemd" and held.is_managed:
-        return systemd.Systemd(held)
+        return systemd.Systemd(held, target.launch)
     if held.is_managed:
         made = recreated.Recreated(held, target, wish or Wish(), path)
         try:

@@ -13,12 +13,12 @@ import contextlib
 import os
 import re
 import time
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
 from wizard.core.held import Held
 from wizard.core.redact import HIDDEN, is_secret_variable, redact_argv
-from wizard.core.target import Identity, Launch
+from wizard.core.target import MARK, Identity, Launch
 from wizard.server import proc
 from wizard.server.identity import identify, is_alive
 from wizard.server.supervisors.contract import Plain, Say, Steps, SupervisorError, Wish
@@ -34,7 +34,8 @@ STOP_SLACK_S = 20.0
 """After the drain limit systemd kills by itself; CUDA processes take seconds to go."""
 QUIET_STOP_S = 10.0
 
-_PROPERTIES = ["MainPID", "Type", "Restart", "RefuseManualStop", "RefuseManualStart", "ExecStart", "LoadState"]
+_PROPERTIES = ["MainPID", "Type", "Restart", "RefuseManualStop", "RefuseManualStart", "ExecStart"]
+_PROPERTIES += ["LoadState", "NeedDaemonReload"]
 _SIMPLE_TYPES = frozenset({"simple", "exec", "notify", "notify-reload", "idle"})
 _PLAIN = re.compile(r"[\w@%+=:,./-]+\Z", re.ASCII)
 _ESCAPES = {"\\": "\\\\", '"': '\\"', "\n": "\\n", "\t": "\\t", "\r": "\\r", "\a": "\\a", "\b": "\\b"}
@@ -108,6 +109,10 @@ def _why_not(about: Mapping[str, str], pid: int, user: bool, program: str) -> st
         return f"its type is {about['Type']}"
     if about.get("MainPID") != str(pid):
         return "the unit starts a wrapper around the server"
+    if about.get("NeedDaemonReload") == "yes":
+        return (
+            "its file was edited and not loaded yet (systemctl daemon-reload), which a restart would bring in"
+        )
     if not program:
         return "its ExecStart cannot be read"
     if "yes" in (about.get("RefuseManualStop"), about.get("RefuseManualStart")):
@@ -136,12 +141,16 @@ def _shown(environ: Mapping[str, str | None] | None) -> dict[str, str | None]:
 
 
 class Systemd(Plain):
-    """Stops and starts one unit. ``held``: managed, of this kind."""
+    """Stops and starts one unit. ``held``: managed, of this kind. ``old``: as the server ran before the change;
+    a drop-in that carries its mark is an earlier session's, kept, and part of the old command.
+    """
 
-    def __init__(self, held: Held) -> None:
+    def __init__(self, held: Held, old: Launch | None = None) -> None:
+        self._old = old
         self.unit = held.name
         self.program = held.details["program"]
         self.change = Path(held.details["folder"]) / f"{self.unit}.d" / NAME
+        self.before = self.change.with_suffix(".before")  # systemd reads *.conf only
         self.stopping = Path(held.details["run_folder"]) / f"{self.unit}.d" / STOP_NAME
         self._client = _client()
 
@@ -151,8 +160,20 @@ class Systemd(Plain):
         restart = (f"systemctl restart {self.unit}",)
         return Steps(
             (f"# {self.change}:", *text, "systemctl daemon-reload", *restart),
-            (f"rm {self.change}", "systemctl daemon-reload", *restart),
+            (*self._back(wish), "systemctl daemon-reload", *restart),
         )
+
+    def _back(self, wish: Wish) -> tuple[str, ...]:
+        """What a person types to undo the drop-in; ``wish`` old: once the change was begun."""
+        if self._is_olds(_read(self.change)):
+            return () if wish.is_old else (f"mv {self.before} {self.change}",)
+        if wish.is_old and self.before.exists():
+            return (f"mv {self.before} {self.change}",)
+        return (f"rm {self.change}",)
+
+    def _is_olds(self, text: str | None) -> bool:
+        mark = self._old.environ.get(MARK, "") if self._old is not None else ""
+        return bool(mark and text and mark in text)
 
     async def stop(self, identity: Identity, *, drain_limit_s: float, escalate: bool, say: Say) -> str:
         began = time.monotonic()
@@ -178,9 +199,8 @@ class Systemd(Plain):
 
     async def hold_still(self, old: Launch) -> None:
         await self._remove(self.stopping)  # of a runner that died in a stop
-        if not await asyncio.to_thread(self.change.exists):
+        if not await self._take_back():
             return
-        await self._remove(self.change)
         if await self._state() in ("inactive", "failed"):
             return
         found = await asyncio.to_thread(_show, self._client, self.unit)
@@ -195,9 +215,10 @@ class Systemd(Plain):
     async def start(self, wish: Wish) -> Identity:
         await self._remove(self.stopping)
         if wish.is_old:
-            await self._remove(self.change)
+            await self._take_back()
         else:
-            await self._write(self.change, drop_in(self.program, wish))
+            kept = _variables(self._remember() or "", (wish.environ or {}).keys())
+            await self._write(self.change, drop_in(self.program, wish) + kept)
         with contextlib.suppress(SupervisorError):
             await act([*self._client, "reset-failed", self.unit])  # or its start limit would refuse
         await act([*self._client, "start", "--no-block", self.unit])
@@ -206,7 +227,7 @@ class Systemd(Plain):
             found = await asyncio.to_thread(_show, self._client, self.unit)
             pid = found.get("MainPID", "0")
             identity = identify(int(pid)) if pid.isdigit() and pid != "0" else None
-            if identity is not None and is_alive(identity) and _runs_wish(identity.pid, wish):
+            if identity is not None and is_alive(identity) and self._runs(identity.pid, wish):
                 return identity
             if await self._state() == "failed":
                 raise SupervisorError(f"{self.unit} failed at once: journalctl -u {self.unit} says why")
@@ -215,6 +236,39 @@ class Systemd(Plain):
 
     def keeps(self) -> str:
         return f"{self.change} stays: take it over into the unit's own file, or leave it there"
+
+    def _remember(self) -> str | None:
+        """An earlier session's drop-in is put aside, to come back with the old command; returns its text."""
+        earlier = _read(self.change)
+        if earlier is None:
+            _removed(self.before)
+        else:
+            _write_whole(self.before, earlier)
+        return earlier
+
+    async def _take_back(self) -> bool:
+        """Whether there was a drop-in of this change; what stood in its place stands there again."""
+        now = await asyncio.to_thread(_read, self.change)
+        if now is None or self._is_olds(now):
+            self.change.with_suffix(".new").unlink(missing_ok=True)  # of a runner that died before it was whole
+            with contextlib.suppress(OSError):
+                self.change.parent.rmdir()  # only where it is empty
+            return False
+        earlier = await asyncio.to_thread(_read, self.before)
+        if earlier is None:
+            await self._remove(self.change)
+        else:
+            await self._write(self.change, earlier)
+            _removed(self.before)
+        return True
+
+    def _runs(self, pid: int, wish: Wish) -> bool:
+        """Between fork and exec a unit's process is still systemd's own executor."""
+        argv = proc.cmdline(pid)
+        wanted = wish.argv if wish.argv is not None else self._old.argv if self._old is not None else None
+        if wanted is None:
+            return bool(argv) and "systemd" not in os.path.basename(argv[0])
+        return tuple(argv) == tuple(wanted)
 
     async def _until_inactive(self, limit_s: float) -> None:
         deadline = time.monotonic() + limit_s
@@ -261,9 +315,18 @@ def _removed(path: Path) -> bool:
     return found
 
 
-def _runs_wish(pid: int, wish: Wish) -> bool:
-    """Between fork and exec a unit's process is still systemd's own executor."""
-    argv = proc.cmdline(pid)
-    if wish.argv is None:
-        return bool(argv) and "systemd" not in os.path.basename(argv[0])
-    return argv == wish.argv
+def _variables(text: str, but: Collection[str]) -> str:
+    """The lines of a drop-in that set or unset variables, except those of the names ``but``."""
+    lines = [line for line in text.splitlines() if line.startswith(("Environment=", "UnsetEnvironment="))]
+    names = [line.partition("=")[2].removeprefix('"').partition("=")[0] for line in lines]
+    return "".join(f"{line}\n" for line, name in zip(lines, names, strict=True) if name not in but)
+
+
+def _read(path: Path) -> str | None:
+    """None where there is none. Raises SupervisorError."""
+    try:
+        return path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        return None
+    except (OSError, UnicodeDecodeError) as error:
+        raise SupervisorError(f"{path} cannot be read: {error}") from None
