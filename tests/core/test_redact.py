@@ -103,6 +103,31 @@ def test_ordinary_flags_are_no_secrets() -> None:
 
 
 @pytest.mark.parametrize(
+    "name",
+    [
+        "DB_PASS",
+        "SMTP_PASS",
+        "MY_PW",
+        "MYSQL_PWD",
+        "GITHUB_PAT",
+        "JWT",
+        "HFTOKEN",
+        "S3_ACCESSKEY",
+        "SENTRY_DSN",
+        "AZURE_SAS",
+    ],
+)
+def test_names_of_secrets_that_are_not_spelled_out(name: str) -> None:
+    assert is_secret_variable(name)
+    assert "tiger99" not in " ".join(redact_argv(["env", f"{name}=tiger99", "python3"]))
+
+
+@pytest.mark.parametrize("name", ["PWD", "OLDPWD", "PATH", "PYTHONPATH", "NCCL_DEBUG", "SGLANG_BYPASS_X"])
+def test_names_that_hold_no_secret(name: str) -> None:
+    assert not is_secret_variable(name)
+
+
+@pytest.mark.parametrize(
     "piece", ["a", "--api-key ", "api_key=", "_key", "A_", "x-", "://:", "\x1b]", "bearer ", "'", "sk-"]
 )
 def test_hostile_text_costs_no_more_than_its_length(piece: str) -> None:

@@ -18,7 +18,7 @@ _SECRET_FLAG = (
 )
 _SECRET_VARIABLE = (
     r"(?i:(?:^|_)(?:TOKEN|KEY|KEYS|APIKEY|SECRET|PASSWORD|PASSWD|PASSPHRASE|CREDENTIALS?|AUTH)(?:$|_)"
-    r"|SECRET|PASSWORD|APIKEY)"
+    r"|(?:^|_)(?:PASS|PAT|JWT|COOKIES?|DSN|SAS)(?:$|_)|_PWD?$|(?:TOKEN|KEY|PASSWD)$|SECRET|PASSWORD|APIKEY)"
 )
 
 # Patterns are texts: re compiles each once, when it is first needed, which keeps the import fast.
