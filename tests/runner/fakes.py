@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from wizard.core.measurement import Judgement, Measurement, Verdict, Window, Workload
 from wizard.core.plan import Consent, FlagChange, Order, Plan, VerifyGoal
@@ -25,6 +26,7 @@ OLD = (
     "s3cret",
 )
 NEW = ("python", "-m", "sglang.launch_server", "--port", "4000", "--api-key", "s3cret")
+CAP_16 = (*OLD[:6], "16", *OLD[7:])
 OLD_ID = Identity(100, 1000, "boot")
 
 
@@ -52,7 +54,7 @@ def an_order(
 ) -> Order:
     plan = Plan(
         "long_queue", "Requests wait", "lift_cap", "Lift the cap", OLD, new,
-        (FlagChange("--max-running-requests", "8", None, "the pool holds more"),),
+        (FlagChange("--max-running-requests", "8", "16" if "16" in new else None, "the pool holds more"),),
         VerifyGoal(goal), environ=environ or {},
     )  # fmt: skip
     terms = {"load_test": True, "drain_limit_s": 5.0, **consent}
@@ -169,6 +171,11 @@ class FakeWorld:
             return Stopped(False, "3 requests still run")
         if fault == "ignored":
             return Stopped(False, "it ignored SIGTERM")
+        if fault == "not asked":
+            return Stopped(False, "no permission to signal it", asked=False)
+        if fault == "frozen" and not escalate:
+            self.procs[identity.pid].ready = False
+            return Stopped(False, "it is stopped (SIGSTOP)")
         self.procs[identity.pid].alive = False
         on_progress("drained")
         fault = self._hit("stopped", f"stopped:{role}")
@@ -227,6 +234,19 @@ class FakeWorld:
         assert proc.port == port
         proc.ready = True
         return Readiness(True, "ready after 20 s", "ready", {"load": 3.0})
+
+    async def settings(
+        self, target: Target, port: int, launch: Launch, identity: Identity | None
+    ) -> Mapping[str, Any]:
+        fault = self._hit("settings")
+        if identity is not None and fault in ("dies after", "hangs after"):
+            self.procs[identity.pid].ready = False
+            self.procs[identity.pid].alive = fault == "hangs after"
+        said = {"model_path": "m", "max_running_requests": 64}
+        return {**said, **fault} if isinstance(fault, dict) else said
+
+    def environ(self, identity: Identity) -> Mapping[str, str]:
+        return self.procs[identity.pid].environ
 
     def last_error(self, child: Started) -> str:
         return "launch_server.py: error: unrecognized arguments: --nonsense"

@@ -8,7 +8,18 @@ from typing import Any
 
 import pytest
 
-from tests.runner.fakes import NEW, OLD, OLD_ID, FakeWorld, Proc, RunnerKilled, a_journal, a_target, an_order
+from tests.runner.fakes import (
+    CAP_16,
+    NEW,
+    OLD,
+    OLD_ID,
+    FakeWorld,
+    Proc,
+    RunnerKilled,
+    a_journal,
+    a_target,
+    an_order,
+)
 from wizard.core.measurement import Judgement
 from wizard.core.plan import Order
 from wizard.core.progress import Outcome, RunState, Stage
@@ -21,7 +32,7 @@ from wizard.runner.operations import MARK, PortOwner, Started, Stopped
 from wizard.runner.recovery import How, resume, superseded
 from wizard.runner.transaction import Pace, Transaction, run
 
-PACE = Pace(poll_s=0.01, health_s=0.01)
+PACE = Pace(poll_s=0.01, health_s=0.01, patience=0.02, least_patience_s=0.1, settle_s=0.05)
 
 
 async def go(
@@ -47,6 +58,10 @@ TABLE: list[tuple[str, dict[str, object], dict[str, object], Outcome, str]] = [
     ("old dies under load", {"measure:1": "dies"}, {}, R, "old"),
     ("old drains, no escalation agreed", {"stop:old": "draining"}, {"escalate": False}, R, "old"),
     ("old ignores the stop and serves on", {"stop:old": "ignored"}, {"escalate": False}, C, "old"),
+    ("old may not be signalled", {"stop:old": "not asked"}, {}, C, "old"),
+    ("old is frozen, no escalation agreed", {"stop:old": "frozen"}, {"escalate": False}, F, "none"),
+    ("new may not be ended", {"compare": ValueError("x"), "stop:new": "not asked"}, {}, F, "new"),
+    ("new does not end", {"compare": ValueError("x"), "stop:new": "ignored"}, {}, F, "new"),
     ("stop raises", {"stop:old:1": PermissionError("not yours")}, {}, C, "old"),
     ("memory not released", {"release:1": "held"}, {}, R, "old"),
     ("release raises", {"release:1": RuntimeError("x")}, {}, R, "old"),
@@ -62,6 +77,12 @@ TABLE: list[tuple[str, dict[str, object], dict[str, object], Outcome, str]] = [
     ("rollback fails", {"ready:new": "dies", "ready:old": "dies"}, {}, F, "none"),
     ("old cannot be started again", {"launch:new": "error", "launch:old": "error"}, {}, F, "none"),
     ("no consent to measure", {}, {"load_test": False}, K, "new"),
+    ("new dies soon after it got ready", {"settings:2": "dies after"}, {"load_test": False}, R, "old"),
+    ("new hangs soon after it got ready", {"settings:2": "hangs after"}, {"load_test": False}, R, "old"),
+    ("the flag is not in force", {"settings:2": {"max_running_requests": 8}}, {"new": CAP_16}, R, "old"),
+    ("SGLang takes another value", {"settings:2": {"max_running_requests": 12}}, {"new": CAP_16}, K, "new"),
+    ("it serves another model", {"settings:2": {"model_path": "other"}}, {}, R, "old"),
+    ("it does not say what it runs with", {"settings": {"model_path": None}}, {}, K, "new"),
     ("passive", {}, {"load_test": False, "passive": True}, K, "new"),
 ]
 
@@ -78,7 +99,7 @@ async def test_end_state(
     serving: str,
 ) -> None:
     world = FakeWorld(fail=fail, drains_for=6 if name.startswith("old drains") else 0).with_old()
-    state = await go(tmp_path, world, an_order(**consent))
+    state = await go(tmp_path, world, an_order(**consent))  # type: ignore[arg-type]
     assert (state.outcome, state.serving, world.serving()) == (outcome, serving, serving), state.sentence
     assert state.sentence
     assert state.active is None

@@ -379,7 +379,7 @@ def test_main_process_of_a_container_is_not_stopped_from_within(stage: Stage) ->
     stage.wait_for("log", "still here")
     said = (stage.folder / "log").read_text()
     assert "NOTE the wizard itself runs below it" in said or "NOTE it is the main process" in said
-    assert "HOW refused False" in said
+    assert "HOW not_signalled False" in said
 
 
 def test_main_process_is_told_by_its_wrapper(monkeypatch: pytest.MonkeyPatch) -> None:

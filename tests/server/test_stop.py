@@ -60,7 +60,7 @@ async def test_without_consent_nothing_is_killed(stage: Stage) -> None:
     tree = tree_of(pid)
     done = await stopped(tree[0], limit_s=0.2, escalate=False)
     assert not done.ok
-    assert done.how == "refused"
+    assert done.how == "draining"
     assert "will end by itself" in done.detail
     assert done.survivors == (tree[0],)
     assert all(map(is_alive, tree))
@@ -73,7 +73,7 @@ async def test_a_stopped_process_is_said_to_be_stopped(stage: Stage) -> None:
     os.kill(pid, signal.SIGSTOP)
     wait_until(lambda: proc.state(pid) == "T", "SIGSTOP")
     done = await stopped(me, limit_s=0.2, escalate=False)
-    assert done.how == "refused"
+    assert done.how == "draining"
     assert "SIGSTOP" in done.detail
     assert (await stopped(me, limit_s=0.2)).how == "escalated"
     assert not is_alive(me)
@@ -188,7 +188,7 @@ def test_what_the_wizard_runs_below_is_not_signalled(stage: Stage) -> None:
     process = stage.script(above, env=env)
     assert process.wait(20) == 0
     said = (stage.folder / "log").read_text()
-    assert "HOW refused False" in said
+    assert "HOW not_signalled False" in said
     assert "I live" in said
 
 

@@ -101,7 +101,7 @@ class SglangProbe:
         values: dict[str, Value] = {
             "server.command_known": Value(target.launch is not None, Trust.MEASURED, "process")
         }
-        info, reason = await _info(target)
+        info, reason = await info_of(target)
         command = await in_thread(launchline.command_of, target)
         path = log_path_of(target)
         if path is not None and (not info or "server.max_running_requests" not in from_info(info)):
@@ -241,7 +241,7 @@ def _set_by_launch_command(info: Mapping[str, Any]) -> dict[str, Value]:
     return _set_values(command, "/server_info launch_command")
 
 
-async def _info(target: Target) -> tuple[dict[str, Any], str | None]:
+async def info_of(target: Target) -> tuple[dict[str, Any], str | None]:
     """/server_info, or nothing and why."""
     why = why_not_ask(target)
     why = why or await in_thread(why_somebody_else, target)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from wizard.core.measurement import Measurement, Workload
 from wizard.core.target import Identity, Launch, Target
@@ -13,7 +14,7 @@ from wizard.runner.live import LiveOperations, cause_in, story_of
 from wizard.runner.operations import MARK, PortOwner, Progress, Readiness, Released, Started, Stopped
 from wizard.server import network, proc
 from wizard.server.supervisors import journald
-from wizard.server.supervisors.contract import Supervisor, SupervisorError, Wish
+from wizard.server.supervisors.contract import StillStops, Supervisor, SupervisorError, Wish
 
 
 class HeldOperations(LiveOperations):
@@ -38,8 +39,8 @@ class HeldOperations(LiveOperations):
                 identity, drain_limit_s=drain_limit_s, escalate=escalate, say=on_progress
             )
         except SupervisorError as error:
-            return Stopped(False, str(error), "refused")
-        return Stopped(True, how, "drained")
+            return Stopped(False, str(error), asked=isinstance(error, StillStops))
+        return Stopped(True, how)
 
     def keeps(self) -> str:
         return self._supervisor.keeps()
@@ -113,6 +114,11 @@ class HeldOperations(LiveOperations):
         self._now = child.identity
         there = self._there(target)
         return await super().wait_ready(child, there, port, deadline_s=deadline_s, on_progress=on_progress)
+
+    async def settings(
+        self, target: Target, port: int, launch: Launch, identity: Identity | None
+    ) -> Mapping[str, Any]:
+        return await super().settings(self._there(target), port, launch, identity)
 
     async def measure(
         self, target: Target, port: int, launch: Launch, workload: Workload, *, salt: str, on_progress: Progress

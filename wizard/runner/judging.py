@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 
 from wizard.core.measurement import Judgement, Measurement, Verdict
 from wizard.core.progress import Outcome, RunState, Stage
@@ -10,6 +11,8 @@ from wizard.core.verdict import pool, second_look
 from wizard.runner.transaction import PutBack, Transaction, brief
 
 MOST_LOOKS = 2
+HEALTH_TRIES = 3
+"""A health check may be late on a busy server: so many have to fail."""
 
 
 async def judge(t: Transaction) -> Verdict:
@@ -20,6 +23,8 @@ async def judge(t: Transaction) -> Verdict:
     before = known.before
     if before is None or not t.measures_speed:
         t.skip(Stage.MEASURE, "nothing to compare with" if before is None else "not agreed to")
+        t.intent(Stage.VERDICT)
+        await t.abortable(_stays_up(t))
         return _settled(t, _unmeasured(t))
     looks = _looks(t)
     for look in range(1, MOST_LOOKS + 1):
@@ -77,8 +82,31 @@ def require_alive(t: Transaction) -> None:
         raise PutBack(t.with_error("The new server got ready and then died.", t.new))
 
 
+async def _stays_up(t: Transaction) -> None:
+    """A server may die or hang at its first requests: it has to live on for a while, and then answer. Raises
+    PutBack."""
+    began = time.monotonic()
+    while (waited_s := time.monotonic() - began) < t.pace.settle_s:
+        require_alive(t)
+        t.progress(Stage.VERDICT)(f"whether it stays up: {waited_s:.0f} of {t.pace.settle_s:g} s")
+        await asyncio.sleep(t.pace.poll_s)
+    await require_answering(t)
+
+
+async def require_answering(t: Transaction) -> None:
+    """Raises PutBack when the new server has died, or does not answer its health check any more."""
+    for _ in range(HEALTH_TRIES):
+        require_alive(t)
+        if t.new is None or await t.ops.healthy(t.target, t.new_port, t.new.identity):
+            return
+        await asyncio.sleep(t.pace.poll_s)
+    require_alive(t)
+    raise PutBack("The new server got ready and then stopped answering its health check.")
+
+
 def _settled(t: Transaction, verdict: Verdict) -> Verdict:
-    t.intent(Stage.VERDICT)
+    if t.state.stage(Stage.VERDICT).status != "active":
+        t.intent(Stage.VERDICT)
     t.result(Stage.VERDICT, True, verdict.sentence, verdict=verdict.to_json())
     return verdict
 
@@ -111,6 +139,8 @@ async def decide(t: Transaction, verdict: Verdict) -> RunState:
         raise PutBack(verdict.sentence)
     if t.aborted():
         raise PutBack("Aborted on request.")
+    if t.consent.keep == "auto":
+        await require_answering(t)
     require_alive(t)
     await t.require_no_rival()
     stays = t.ops.keeps()

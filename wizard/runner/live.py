@@ -6,11 +6,11 @@ import asyncio
 import importlib
 import os
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from wizard.core.logscan import feed_line
 from wizard.core.logstory import LogReader
@@ -23,6 +23,7 @@ from wizard.runner import orphans, processes
 from wizard.runner.command import clean_line, flag_value
 from wizard.runner.operations import PortOwner, Progress, Readiness, Released, Started, Stopped
 from wizard.runner.state_dir import server_log_path
+from wizard.server import proc
 from wizard.server.identity import is_alive
 
 if TYPE_CHECKING:
@@ -41,6 +42,7 @@ NEEDED = (
     "wizard.core.verdict",
     "wizard.flowfile.load",
     "wizard.probes.logfile",
+    "wizard.probes.sglang",
     "wizard.measure.client",
     "wizard.measure.passive",
     "wizard.probes.gpu",
@@ -139,7 +141,7 @@ class LiveOperations:
             cancelled=lambda: False,  # a drain that has begun is ended; the old command then comes back
         )
         self._stopped[identity] = done.tree
-        return Stopped(done.ok, done.detail, done.how)
+        return Stopped(done.ok, done.detail, asked=done.how != "not_signalled")
 
     async def hold_still(self) -> None:
         """Nobody but the wizard starts a bare process again."""
@@ -202,6 +204,18 @@ class LiveOperations:
         code = born.poll() if born is not None else None  # only a parent learns it
         detail = done.detail if code is None else f"{done.detail}, exit code {code}"
         return Readiness(done.ok, detail, done.kind, dict(done.phase_times))
+
+    async def settings(
+        self, target: Target, port: int, launch: Launch, identity: Identity | None
+    ) -> Mapping[str, Any]:
+        from wizard.probes.sglang import info_of
+
+        asked = replace(target, port=port, launch=launch, identity=identity or target.identity)
+        return (await info_of(asked))[0]
+
+    def environ(self, identity: Identity) -> Mapping[str, str]:
+        found = proc.environ(identity.pid)
+        return found if is_alive(identity) else {}
 
     def last_error(self, child: Started) -> str:
         if child.log_path is None:

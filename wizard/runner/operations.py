@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any, Protocol
 
 from wizard.core.measurement import Measurement, Verdict, Workload
 from wizard.core.plan import VerifyGoal
@@ -16,11 +16,12 @@ Progress = Callable[[str], None]
 
 @dataclass(frozen=True)
 class Stopped:
-    """``ok``: no process of the tree is left. ``how``: "drained", "killed", "gone", "refused" ..."""
+    """``ok``: no process of the tree is left. ``asked``: it was told to end, and may still do so; False:
+    nothing was sent, it runs as before."""
 
     ok: bool
     detail: str
-    how: str = ""
+    asked: bool = True
 
 
 @dataclass(frozen=True)
@@ -129,6 +130,16 @@ class Operations(Protocol):
     async def wait_ready(
         self, child: Started, target: Target, port: int, *, deadline_s: float, on_progress: Progress
     ) -> Readiness: ...
+
+    async def settings(
+        self, target: Target, port: int, launch: Launch, identity: Identity | None
+    ) -> Mapping[str, Any]:
+        """What the server of ``identity`` says it runs with (/server_info); empty when it does not say."""
+        ...
+
+    def environ(self, identity: Identity) -> Mapping[str, str]:
+        """The environment that the process was started with; empty when it cannot be read."""
+        ...
 
     def last_error(self, child: Started) -> str:
         """The line of the child's own log that names its failure (the earliest that is no victim), or ""."""

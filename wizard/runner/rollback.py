@@ -54,9 +54,10 @@ async def _put_back(t: Transaction, reason: str) -> RunState:
         sentence = f"{reason} The server was down before the change and is down now."
         return t.end(Outcome.ROLLED_BACK, "none", sentence)
     identity = t.target.identity
-    if identity is not None and t.ops.alive(identity) and await _still_serves(t, identity):
+    if identity is not None and t.ops.alive(identity) and (_never_asked(t) or await _still_serves(t, identity)):
         t.result(Stage.ROLLBACK, True, "not needed: the old server never stopped")
-        return t.end(Outcome.CALLED_OFF, "old", f"{reason} The old server did not stop and goes on serving.")
+        goes_on = "goes on serving" if served_before(t) else "runs on as it was: it did not answer before"
+        return t.end(Outcome.CALLED_OFF, "old", f"{reason} The old server did not stop and {goes_on}.")
     last = ""
     for attempt in range(1, t.pace.rollback_attempts + 1):
         try:
@@ -72,6 +73,13 @@ async def _put_back(t: Transaction, reason: str) -> RunState:
             return t.end(Outcome.ROLLED_BACK, "old", f"{reason} {_verified(t)}")
         t.say("note", Stage.ROLLBACK, {"text": f"attempt {attempt}: {last}"})
     raise CannotPutBack(last)
+
+
+def _never_asked(t: Transaction) -> bool:
+    """Whether nothing that ends the old server was sent to it; a stop that a runner died in may have been."""
+    tries = [r for r in t.records if r.stage == Stage.STOP.value and r.kind in ("intent", "result")]
+    ends = [r for r in tries if r.kind == "result"]
+    return 2 * len(ends) == len(tries) and all(r.data.get("asked") is False for r in ends)
 
 
 def served_before(t: Transaction) -> bool:
@@ -91,21 +99,23 @@ async def _failed(t: Transaction, reason: str, why: str) -> RunState:
     t.result(Stage.ROLLBACK, False, why)
     sentence = f"{reason} The old command could not be put back: {why}"
     help_ = t.to_type()
-    serving: Literal["none", "unknown"] = "unknown" if await _stranger_serves(t) else "none"
-    return t.end(Outcome.ROLLBACK_FAILED, serving, sentence, help_)
+    return t.end(Outcome.ROLLBACK_FAILED, await _who_serves(t), sentence, help_)
 
 
-async def _stranger_serves(t: Transaction) -> bool:
-    """Whether somebody else's server answers at the old command's address. Never raises."""
+async def _who_serves(t: Transaction) -> Literal["new", "none", "unknown"]:
+    """Who answers now: the new server, nobody, or ("unknown") somebody else. Never raises."""
     try:
+        for _, identity in _living(t, "new"):
+            if await asyncio.wait_for(t.ops.healthy(t.target, t.new_port, identity), STRANGER_S):
+                return "new"
         owner = t.ops.port_owner(t.target.host, t.target.port)
         if owner is None or is_own(t, owner):
-            return False
+            return "none"
         asked = t.ops.healthy(t.target, t.target.port, owner.identity)
-        return await asyncio.wait_for(asked, STRANGER_S)
+        return "unknown" if await asyncio.wait_for(asked, STRANGER_S) else "none"
     except Exception:
         traceback.print_exc()
-        return False
+        return "none"
 
 
 def is_own(t: Transaction, owner: PortOwner) -> bool:
@@ -157,8 +167,10 @@ async def _end_new(t: Transaction) -> None:
             escalate=t.consent.escalate or not served,
             on_progress=t.progress(Stage.ROLLBACK),
         )
+        if not stopped.ok and not stopped.asked and t.ops.alive(identity):
+            raise CannotPutBack(f"the new server (process {identity.pid}) cannot be ended: {stopped.detail}")
         if not stopped.ok:
-            await _wait_gone(t, identity, "the new server still answers its running requests")
+            await _wait_gone(t, identity, "new")
     await _end_orphans(t)
 
 
@@ -192,9 +204,7 @@ async def _still_serves(t: Transaction, identity: Identity) -> bool:
             await asyncio.sleep(t.pace.health_s)
             continue
         if not t.consent.escalate:
-            await _wait_gone(
-                t, identity, "the old server still answers its running requests", until_healthy=True
-            )
+            await _wait_gone(t, identity, "old", until_healthy=True)
             continue
         stopped = await t.ops.stop(
             identity,
@@ -207,11 +217,22 @@ async def _still_serves(t: Transaction, identity: Identity) -> bool:
     return False
 
 
-async def _wait_gone(t: Transaction, identity: Identity, why: str, until_healthy: bool = False) -> None:
+async def _wait_gone(t: Transaction, identity: Identity, which: str, until_healthy: bool = False) -> None:
+    """Until a server that was asked to end has ended. Raises CannotPutBack when it does not: it may be frozen,
+    and nobody agreed to have it killed."""
     tell = t.progress(Stage.ROLLBACK)
     began = time.monotonic()
+    limit_s = max(t.pace.least_patience_s, t.pace.patience * t.consent.drain_limit_s)
+    end_it = f"kill -KILL {identity.pid} ends it at once"
     while t.ops.alive(identity):
-        tell(f"{why}; waiting until it ends, {time.monotonic() - began:.0f} s")
+        waited_s = time.monotonic() - began
+        if waited_s >= limit_s:
+            raise CannotPutBack(
+                f"the {which} server (process {identity.pid}) was asked to end, still runs after "
+                f"{waited_s:.0f} s more and may not be killed from here; {end_it}"
+            )
+        answers = f"the {which} server was asked to end and answers what still runs"
+        tell(f"{answers}; {waited_s:.0f} of {limit_s:.0f} s ({end_it})")
         await asyncio.sleep(t.pace.health_s)
         if until_healthy and await t.ops.healthy(t.target, t.target.port, identity):
             return

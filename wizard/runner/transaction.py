@@ -24,6 +24,8 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
+from wizard.core.commandline import parse
+from wizard.core.effective import MODEL, Agreement, agreement
 from wizard.core.measurement import Measurement
 from wizard.core.plan import Order
 from wizard.core.progress import Outcome, RunState, Stage
@@ -32,6 +34,7 @@ from wizard.runner.journal import Journal, JournalError
 from wizard.runner.ledger import CalledOff, Ledger, Serving
 from wizard.runner.operations import MARK, Operations, PortOwner, Started
 from wizard.server import proc
+from wizard.server.catalogue import for_version
 
 T = TypeVar("T")
 WATCHED_WINDOWS = 4
@@ -53,6 +56,12 @@ class Pace:
     dying_s: float = 15.0
     rival_s: float = 10.0
     rival_look_s: float = 0.5
+    settle_s: float = 5.0
+    """A new server that nothing was measured of has to stay up so long before it is kept."""
+    patience: float = 10.0
+    """What was asked to end and may not be killed is waited for, at most so many times the drain limit ..."""
+    least_patience_s: float = 30.0
+    """... and at least so long."""
 
 
 class Transaction(Ledger):
@@ -160,8 +169,9 @@ class Transaction(Ledger):
         self.say("serving", None, {"serving": "old" if self.was_up else "none"})
         identity, port = self.target.identity, self.target.port
         healthy = await self.ops.healthy(self.target, port, identity) if self.was_up else None
+        said = await self.ops.settings(self.target, port, self.old_launch, identity) if healthy else {}
         saved = "the old command, environment, folder and log are in the session file"
-        self.result(Stage.SNAPSHOT, True, saved, healthy=healthy)
+        self.result(Stage.SNAPSHOT, True, saved, healthy=healthy, model=said.get(MODEL))
 
     def _check_possible(self) -> None:
         launch, identity = self.old_launch, self.target.identity
@@ -208,7 +218,7 @@ class Transaction(Ledger):
             identity, drain_limit_s=limit, escalate=self.consent.escalate, on_progress=self.progress(Stage.STOP)
         )
         stopped = await (self.abortable(stop) if self.ops.by_hand else stop)
-        self.result(Stage.STOP, stopped.ok, stopped.detail)
+        self.result(Stage.STOP, stopped.ok, stopped.detail, asked=stopped.asked)
         if not stopped.ok:
             raise PutBack(f"The old server did not stop: {stopped.detail}.")
         self.say("serving", None, {"serving": "none"})
@@ -238,6 +248,8 @@ class Transaction(Ledger):
         self.intent(Stage.LAUNCH)
         try:
             child = await self.launch_as("new", self.new_launch, self.new_port, Stage.LAUNCH)
+        except PutBack:
+            raise
         except Exception as error:
             self.result(Stage.LAUNCH, False, str(error))
             raise PutBack(f"The new command could not be started: {error}.") from error
@@ -272,6 +284,8 @@ class Transaction(Ledger):
         log_path, log_offset = self.ops.log_end(launch)
         about = {"role": role, "mark": mark, "port": port, "log_path": log_path, "log_offset": log_offset}
         self.say("launching", stage, about)
+        if self.journal_broken and role == "new":  # nobody would find it again
+            raise PutBack(f"The journal cannot be written any more: {self.journal_broken}")
         self.touched = True
         child = await self.ops.launch(replace(launch, environ=environ))
         found = {
@@ -298,10 +312,31 @@ class Transaction(Ledger):
                 on_progress=self.progress(Stage.READY),
             )
         )
-        self.result(Stage.READY, ready.ok, ready.detail, kind=ready.kind, phase_times=dict(ready.phase_times))
+        agreed = await self._agreement(child) if ready.ok else Agreement()
+        ok, detail = ready.ok and not agreed.against, "; ".join((ready.detail, *agreed.against, *agreed.notes))
+        self.result(Stage.READY, ok, detail, kind=ready.kind, phase_times=dict(ready.phase_times))
         if not ready.ok:
             raise PutBack(f"The new server did not get ready: {self.with_error(ready.detail, child)}")
         self.say("serving", None, {"serving": "new"})
+        if not ok:
+            raise PutBack(f"The new server is not as it was asked to be: {'; '.join(agreed.against)}.")
+
+    async def _agreement(self, child: Started) -> Agreement:
+        """What the new server really runs with: its environment, and what it says of itself."""
+        has = self.ops.environ(child.identity)
+        odd = [n for n, value in self.plan.environ.items() if has and has.get(n) != value]
+        snapshots = [r for r in self.records if r.kind == "result" and r.stage == Stage.SNAPSHOT.value]
+        said = await self.abortable(
+            self.ops.settings(self.target, self.new_port, self.new_launch, child.identity)
+        )
+        found = agreement(
+            self.plan.changes,
+            parse(self.plan.new_argv, for_version(self.target.version)),
+            {MODEL: snapshots[-1].data.get("model")} if snapshots else {},
+            said,
+        )
+        names = tuple(f"its variable {name} is not as asked (set elsewhere too?)" for name in odd)
+        return replace(found, against=(*names, *found.against))
 
     def with_error(self, detail: str, child: Started) -> str:
         """``detail`` and the child's own last error line."""

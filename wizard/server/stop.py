@@ -26,7 +26,8 @@ KILL_WAIT_S = 10.0
 LINGER_S = 15.0
 """Children of a server that ended are given this long: they have PDEATHSIG, and CUDA takes seconds."""
 
-How = Literal["already_gone", "drained", "escalated", "refused", "cancelled"]
+How = Literal["already_gone", "drained", "escalated", "not_signalled", "draining", "cancelled"]
+"""``not_signalled``: nothing was sent. ``draining``: it was asked to end and may not be killed."""
 
 
 @dataclass(frozen=True)
@@ -52,13 +53,13 @@ async def stop_tree(
 ) -> StopResult:
     """Stop the server and be sure that nothing of its tree is left.
 
-    Without ``escalate`` a server that drains beyond the limit is left draining ("refused"), and after
+    Without ``escalate`` a server that drains beyond the limit is left "draining", and after
     ``cancelled`` too: once asked it ends by itself. Refuses to stop what the wizard itself runs below.
     ``remaining``: how many requests still run, where that is known.
     """
     if is_alive(identity) and identity.pid in (1, os.getpid(), *proc.ancestors(os.getpid())):
         text = f"process {identity.pid} was not signalled: the wizard runs below it and would end with it"
-        return StopResult(False, "refused", text, 0.0, (identity,), (identity,))
+        return StopResult(False, "not_signalled", text, 0.0, (identity,), (identity,))
     tree: dict[Identity, None] = {identity: None}
     started = time.monotonic()
     try:
@@ -70,10 +71,10 @@ async def stop_tree(
         return await _after(tree, "already_gone", str(error), 0.0, escalate)
     except PermissionError:
         text = f"no permission to signal process {identity.pid}"
-        return StopResult(False, "refused", text, 0.0, (identity,), tuple(tree))
+        return StopResult(False, "not_signalled", text, 0.0, (identity,), tuple(tree))
     except OSError as error:
         text = f"process {identity.pid} cannot be held, so it was not signalled: {error.strerror}"
-        return StopResult(False, "refused", text, 0.0, (identity,), tuple(tree))
+        return StopResult(False, "not_signalled", text, 0.0, (identity,), tuple(tree))
     drained = time.monotonic() - started
     if ended == "ended":
         return await _after(tree, "drained", f"it ended by itself after {drained:.0f} s", drained, escalate)
@@ -84,7 +85,7 @@ async def stop_tree(
         return StopResult(False, "cancelled", text, drained, (identity,), tuple(tree))
     if not escalate:
         text = f"it still drains after {drain_limit_s:g} s and may not be killed; {goes_on}"
-        return StopResult(False, "refused", text, drained, (identity,), tuple(tree))
+        return StopResult(False, "draining", text, drained, (identity,), tuple(tree))
     on_progress(f"not gone after {drain_limit_s:g} s: killing its processes")
     _kill_tree(identity, tree)
     text = f"killed after a drain of {drained:.0f} s"

@@ -220,7 +220,8 @@ def plan_lines(
     if plan.by_hand:
         lines += row("", "You stop and start it there, nothing is signalled from here; it waits half an hour.")
     elif live:
-        ends = "then they are cut." if consent.escalate else "and if they do not, nothing is changed."
+        waits = "and nothing is killed: once they have ended, the old command comes back."
+        ends = "then they are cut." if consent.escalate else waits
         now = f"One restart, while {stakes.requests()}" if stakes.requests() else "One restart"
         lines += row("", f"{now}; running requests get {consent.drain_limit_s:g} s to end, {ends}")
         if stakes.last_start_s is not None:

@@ -15,6 +15,10 @@ class SupervisorError(Exception):
     """The holder did not do what it was asked; one line says what it answered."""
 
 
+class StillStops(SupervisorError):
+    """The server was told to end and does not within its limit; it may still end by itself."""
+
+
 @dataclass(frozen=True)
 class Steps:
     """The exact words to type, to make a change and to take it back; comments begin with ``#``."""

@@ -20,7 +20,7 @@ from wizard.server import proc
 from wizard.server.identity import identify, is_alive
 from wizard.server.supervisors import clients, compose, docker, engines, execute, kubernetes, podman
 from wizard.server.supervisors.book import Book
-from wizard.server.supervisors.contract import Say, Steps, SupervisorError, Wish
+from wizard.server.supervisors.contract import Say, Steps, StillStops, SupervisorError, Wish
 from wizard.server.supervisors.recipe import CannotRecreate, Change, Found, Recipe, Step
 from wizard.server.supervisors.shown import to_type
 from wizard.server.supervisors.words import says_the_same
@@ -158,7 +158,7 @@ class Recreated:
         while is_alive(identity):
             waited = time.monotonic() - began
             if waited >= limit_s:
-                raise SupervisorError(f"it still stops after {waited:.0f} s; it will end by itself")
+                raise StillStops(f"it still stops after {waited:.0f} s; it will end by itself")
             say(f"running requests may end: {waited:.0f} of {limit_s:g} s")
             await asyncio.sleep(POLL_S)
 
@@ -173,7 +173,7 @@ class Recreated:
         began = time.monotonic()
         while is_alive(identity):
             if time.monotonic() - began >= limit_s:
-                raise SupervisorError(f"process {identity.pid} still runs although its holder ended it")
+                raise StillStops(f"process {identity.pid} still runs although its holder ended it")
             await asyncio.sleep(POLL_S)
 
     async def hold_still(self, old: Launch) -> None:

@@ -21,7 +21,7 @@ from wizard.core.redact import HIDDEN, is_secret_variable, redact_argv
 from wizard.core.target import MARK, Identity, Launch
 from wizard.server import proc
 from wizard.server.identity import identify, is_alive
-from wizard.server.supervisors.contract import Plain, Say, Steps, SupervisorError, Wish
+from wizard.server.supervisors.contract import Plain, Say, Steps, StillStops, SupervisorError, Wish
 from wizard.server.supervisors.tool import act, ask
 
 NAME = "zz-sgl-wizard.conf"
@@ -185,9 +185,7 @@ class Systemd(Plain):
             while is_alive(identity):
                 waited = time.monotonic() - began
                 if waited >= last:
-                    raise SupervisorError(
-                        f"{self.unit} still stops after {waited:.0f} s; it will end by itself"
-                    )
+                    raise StillStops(f"{self.unit} still stops after {waited:.0f} s; it will end by itself")
                 say(f"running requests may end: {waited:.0f} of {drain_limit_s:g} s")
                 await asyncio.sleep(POLL_S)
             await self._until_inactive(STOP_SLACK_S)

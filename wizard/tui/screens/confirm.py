@@ -90,7 +90,7 @@ def radius_lines(
         then = (
             "then its process tree is ended, and what still runs is lost"
             if consent.escalate
-            else "if that is not enough, the change is called off"
+            else "if that is not enough, nothing is killed: once it has ended, the old command is started again"
         )
         now = f" ({stakes.requests()})" if stakes.requests() else ""
         steps.append(
