@@ -13,7 +13,7 @@ from wizard.core.expr import parse, parse_template
 from wizard.core.flow import Cause, FlowBook, Sign
 from wizard.core.logtext import Signature
 from wizard.core.reading import Outcome, ProbeResult, Snapshot, Value
-from wizard.core.triage import PRIOR, PRIOR_TOLD, named, rank
+from wizard.core.triage import PRIOR, PRIOR_TOLD, named, rank, verdict
 from wizard.core.versions import within
 
 
@@ -149,3 +149,19 @@ def test_no_text_breaks_the_search(text: str, place: str) -> None:
     ids, quotes = search([clue("w", r"\w+", ("symptom", "log"), a=1)], place, text)
     assert len(ids) == len(quotes)
     assert bool(ids) == bool(re.search(r"\w", text) and place in ("symptom", "log"))
+
+
+@pytest.mark.parametrize(
+    ("seen", "says"),
+    [
+        ({}, "unknown"),  # any web server has a good /health
+        ({"kv__capacity_tokens": 905795}, "healthy"),
+        ({"server__max_running_requests": 2048}, "healthy"),
+        ({"requests__running": 0}, "healthy"),
+        ({"log__phase": "serving"}, "healthy"),
+        ({"log__phase": "loading"}, "unknown"),
+    ],
+)
+def test_a_good_health_check_alone_proves_no_scheduler(seen: dict[str, object], says: str) -> None:
+    assert verdict(snapshot(http__health="serving", **seen), ()) == says
+    assert verdict(snapshot(http__health="hung", **seen), ()) == "unknown"

@@ -259,8 +259,9 @@ HEALTHY_NEEDS: tuple[tuple[str, Expression], ...]
 def verdict(snapshot: Snapshot, hypotheses: tuple[Hypothesis, ...]) -> Literal["healthy", "problem", "unknown"]:
     """``problem`` when a cause is supported; ``healthy`` only when something shows that it serves.
 
-    A server that answers /health, or a log in phase ready or serving without a leading failure,
-    shows it. Otherwise nothing can be said: ``unknown``.
+    A server that answers /health and tells of its scheduler (/server_info, /metrics, its log), or a log in
+    phase ready or serving without a leading failure, shows it. Otherwise nothing can be said: ``unknown``. A
+    good /health alone is any HTTP server's.
     """
     if named(hypotheses):
         return "problem"
@@ -274,7 +275,13 @@ def _needs() -> tuple[tuple[str, Expression], ...]:
     from wizard.core.expr import parse
 
     return (
-        ("it answers /health", parse("http.health == 'serving'")),
+        (
+            "it answers /health, and its scheduler was heard of in another way",
+            parse(
+                "http.health == 'serving' and (known(kv.capacity_tokens) or known(server.max_running_requests) "
+                "or known(requests.running) or known(server.status) or log.phase in ['ready', 'serving'])"
+            ),
+        ),
         (
             "nothing but a command was given, and it is one that this version takes",
             parse("command.alone == True and not known(command.first_error)"),

@@ -100,6 +100,12 @@ def cannot_tell_line(state: SessionState) -> str:
         )
     if asked is not None and word not in ("", "serving"):
         return asked.reason or f"{target.base_url if target else 'the server'} is {word}"
+    said = results.get("sglang")
+    if word == "serving" and said is not None and said.reason and target is not None:
+        return (
+            f"{target.base_url} answers /health and nothing else, as any web server may: {said.reason}. "
+            "Give --log FILE, or ask where /server_info and /metrics can be reached"
+        )
     if is_no_launch(state) and target is not None and not target.log_path and not target.metrics_path:
         return NO_LAUNCH
     for name in ("log", "metrics", "http"):
