@@ -103,3 +103,29 @@ def test_a_change_of_this_server_that_has_no_end_comes_before_a_new_one(
     assert "sgl-wizard sessions resume 1" in said
     assert run(("fix", "--url", f"http://127.0.0.1:{free_port()}", "--unset", "x", "--yes")) != 0
     assert "session 1" not in capsys.readouterr().err, "another server's change is another matter"
+
+
+@pytest.mark.parametrize("at_work", [True, False])
+def test_check_tells_of_a_change_that_was_cut_off(
+    at_work: bool, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    port = free_port()
+    a_journal(tmp_path, a_target(port=port), an_order()).close()
+    monkeypatch.setattr(client, "runner_alive", lambda path: at_work)
+    word = "is at work on" if at_work else "was cut off in its change of"
+    assert run(("check", "--url", f"http://127.0.0.1:{port}", "--json")) == 3
+    told = capsys.readouterr()
+    assert f"session 1 {word}" in told.err
+    document = shapes.document(told.out, shapes.CHECK)
+    assert document["unfinished"]["session"] == "1"
+    assert document["unfinished"]["runner_alive"] is at_work
+    assert run(("check", "--url", f"http://127.0.0.1:{free_port()}", "--json")) == 3
+    told = capsys.readouterr()
+    assert "session 1" not in told.err
+    assert shapes.document(told.out, shapes.CHECK)["unfinished"] is None
+
+
+def test_check_makes_no_state_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SGL_WIZARD_STATE_DIR", str(tmp_path / "none"))
+    assert run(("check", "--url", f"http://127.0.0.1:{free_port()}")) == 3
+    assert not (tmp_path / "none").exists()

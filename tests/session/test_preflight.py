@@ -79,3 +79,19 @@ def test_what_cannot_be_restored_is_a_note_that_refuses_nothing() -> None:
     assert check_plan(plan, replace(target, launch=replace(launch, placement=Placement()))).notes == ()
     held = replace(target, held=Held("other", "supervisord", why_not="no tool", is_assisted=True))
     assert check_plan(plan, held).notes == (), "its holder starts it, from where it always does"
+
+
+@pytest.mark.parametrize(("escalate", "then"), [(True, "they are cut"), (False, "nothing is killed")])
+@pytest.mark.parametrize(
+    ("last_s", "limit"), [(31.0, "the last start took 31 s, and 900 s are the limit"), (None, "900 s at")]
+)
+def test_the_plain_consent_tells_of_the_drain_and_the_limits(
+    escalate: bool, then: str, last_s: float | None, limit: str
+) -> None:
+    plan = Plan("c", "c", "r", "r", OLD, OLD, (), VerifyGoal("ready"), "", "", "")
+    consent = Consent(escalate=escalate)
+    lines = plan_lines(plan, None, consent, "nothing", stakes=Stakes(3, 5, last_s))
+    text = " ".join(" ".join(lines).split())
+    assert "running requests get 60 s to end (new ones are still taken)" in text
+    assert then in text
+    assert limit in text

@@ -5,8 +5,9 @@ from __future__ import annotations
 import argparse
 import asyncio
 
-from wizard.cli.output import Exit, put, put_json, say
+from wizard.cli.output import CliError, Exit, put, put_json, say
 from wizard.cli.targets import load_flows, resolve
+from wizard.cli.unfinished import document, unfinished, words
 from wizard.core.session import Offer
 from wizard.core.triage import named
 from wizard.session.checklist import version_lines
@@ -23,7 +24,13 @@ CODES = {"healthy": Exit.OK, "problem": Exit.FOUND, "unknown": Exit.COULD_NOT_EX
 def run(args: argparse.Namespace) -> int:
     """Examine the target and print what was found. Exit 0 healthy, 1 problem, 3 cannot tell."""
     book = load_flows(args)
-    target = resolve(args)
+    try:
+        target = resolve(args)
+    except CliError as error:
+        down = unfinished(None) if error.code is Exit.COULD_NOT_EXAMINE else None
+        if down is not None:
+            say(f"sgl-wizard: {words(down)}")
+        raise
     driver = Driver(book, read_only=True, window_s=args.window, version=args.sglang_version)
     state = asyncio.run(driver.examine(target))
     catalogue = driver.catalogue()
@@ -32,9 +39,13 @@ def run(args: argparse.Namespace) -> int:
         for h in named(state.hypotheses)
     }
     alone = state.snapshot.get("command.alone")
+    open_change = unfinished(target.port) if target.port > 0 and not target.is_elsewhere else None
+    if open_change is not None:
+        say(f"sgl-wizard: {words(open_change)}")
     if args.json:
         checked = examined(target, state.snapshot, catalogue, book)
-        put_json({**check_document(state, offers, checked), "version_note": catalogue.stands_in or None})
+        more = {"version_note": catalogue.stands_in or None, "unfinished": document(open_change)}
+        put_json({**check_document(state, offers, checked), **more})
         if state.verdict == "unknown":
             say(f"sgl-wizard: {cannot_tell_line(state)}")
         return CODES[state.verdict]

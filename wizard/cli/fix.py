@@ -64,9 +64,7 @@ async def fix(args: argparse.Namespace, driver: Driver | None = None, target: Ta
 
 def _resolved(args: argparse.Namespace) -> Target:
     """The target. A change of it that is under way, or was cut off and left it down, comes first: CliError."""
-    from wizard.runner import client
-    from wizard.runner.journal import JournalError
-    from wizard.runner.state_dir import StateDirError
+    from wizard.cli.unfinished import unfinished, words
 
     target, error = None, None
     try:
@@ -75,15 +73,10 @@ def _resolved(args: argparse.Namespace) -> Target:
         if refused.code is not Exit.COULD_NOT_EXAMINE:
             raise
         error = refused
-    try:
-        found = client.unfinished(target.port if target is not None else None)
-    except (JournalError, StateDirError):
-        found = None  # a change is refused for that reason later, before anything is touched
+    found = unfinished(target.port if target is not None else None)
     if found is not None and (target is None or not target.is_elsewhere):
-        at_work = found.runner_alive
-        word = "is at work on" if at_work else "was cut off in its change of"
-        text = f"session {found.id} {word} {found.target}; see: sgl-wizard sessions resume {found.id}"
-        if target is not None and (at_work or target.identity is None):
+        text = words(found)
+        if target is not None and (found.runner_alive or target.identity is None):
             raise CliError(text, Exit.COULD_NOT_EXAMINE)
         say(f"sgl-wizard: {text}")
     if target is None:

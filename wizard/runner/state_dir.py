@@ -39,6 +39,11 @@ def state_dir() -> Path:
     return path
 
 
+def is_there() -> bool:
+    """Whether there is a state folder; makes none."""
+    return _chosen().is_dir()
+
+
 def check_writable(path: Path | None = None) -> Path:
     """Prove that a journal can be kept here: free space, then a real write and fsync.
 

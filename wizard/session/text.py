@@ -223,9 +223,13 @@ def plan_lines(
         waits = "and nothing is killed: once they have ended, the old command comes back."
         ends = "then they are cut." if consent.escalate else waits
         now = f"One restart, while {stakes.requests()}" if stakes.requests() else "One restart"
-        lines += row("", f"{now}; running requests get {consent.drain_limit_s:g} s to end, {ends}")
+        takes = f"{now}; running requests get {consent.drain_limit_s:g} s to end (new ones are still taken)"
+        lines += row("", f"{takes}, {ends}")
         if stakes.last_start_s is not None:
-            lines += row("", f"Then down until ready: the last start took {stakes.last_start_s:.0f} s.")
+            took = f"the last start took {stakes.last_start_s:.0f} s, and"
+            lines += row("", f"Then down until ready: {took} {consent.ready_limit_s:.0f} s are the limit.")
+        else:
+            lines += row("", f"Then down until ready, {consent.ready_limit_s:.0f} s at most.")
     else:
         lines += row("", "One start; it is down now, so nothing is stopped.")
     for note in plan.notes:
