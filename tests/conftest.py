@@ -5,8 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
+from hypothesis import settings
 
 from wizard.runner import latch
+
+settings.register_profile("shared cores", deadline=None)  # how long an example takes says nothing here
+settings.load_profile("shared cores")
 
 
 @pytest.fixture(autouse=True)
