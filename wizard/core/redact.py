@@ -36,14 +36,48 @@ _ASSIGNED = (
     r"((?:(?i:(?:api|access|private)[_-]?key|secret|passwd|password|passphrase|credential)[\w.-]{0,40}"
     r"|(?i:(?:hf|hub|auth|access|api|bearer|admin|session|refresh)[_-]?token)"
     r"|(?<=[A-Z0-9]_)(?:TOKEN|KEY|AUTH))['\"]?)"
-    rf"([ \t]{{0,4}}[=:][ \t]{{0,4}})({_QUOTED}|{_BARE})"
+    rf"([ \t]{{0,4}}[=:][ \t]{{0,4}}(?:[bru]{{1,2}}(?=['\"]))?)({_QUOTED}|{_BARE})"
 )
 _SHAPES = (
     r"\b(?:hf_[A-Za-z0-9]{16,}|sk-[A-Za-z0-9_-]{8,}|gh[pousr]_[A-Za-z0-9]{16,}|github_pat_\w{16,}"
     r"|glpat-[\w-]{16,}|xox[abprs]-[\w-]{10,}|AKIA[0-9A-Z]{16}|eyJ[\w-]{10,}\.[\w-]{10,}\.[\w-]+)"
 )
-_URL_PASSWORD = r"(://[^\s/:@'\"]{0,100}:)([^\s@'\"]{1,300})(@)"
-_NAMED = r"(?i)key|token|secret|passw|passphrase|credential|_AUTH"
+_URL_PASSWORD = r"(://[^\s/:@'\"]{0,100}:)([^\s@'\"]{1,300}(?:@[^\s/@'\"]{0,100}){0,4})(@)"
+
+# A quote as it stands in a text that was quoted itself: JSON within a log line's JSON
+_Q = r"\\{0,3}['\"]"
+_UNTIL = r"(?:(?!\2)(?:[^\\\n]|\\.))+"
+"""What stands behind the quote of group 2, to the next one like it, or to the end of the line."""
+_IS = rf"(?:(?:{_Q})?\s{{0,4}}[:=]|{_Q}\s{{0,4}},)\s{{0,4}}[bru]{{0,2}}"
+"""Between a name and its value: ``Name: v``, ``name=v``, ``"name": "v"``, ``(b'name', b'v')``."""
+_SCHEMES = "digest|negotiate|ntlm|hawk|signature|aws4-hmac-sha256|apikey"
+_HEADER_NAMES = r"(?:cookies?|x-[a-z-]{0,40}(?:key|token|secret|auth|session|signature|password))"
+_KEYS = (
+    r"(?:(?:hf|hub|auth|access|api|bearer|admin|session|refresh|id|csrf|xsrf|client|bot|user|security)[_-])?token"
+    r"|[\w-]{0,30}(?:pass|passwd|password|pwd|passphrase|jwt|auth|secret)"
+)
+_LIKELY = rf",\s{{0,4}}{_Q}(?:logprob|bytes|top_logprobs)"
+_FORMS: tuple[tuple[str, str], ...] = (
+    # a header in quotes: all of it; and a scheme of several parts
+    (rf"(?i)((?:cookies?|authorization){_IS})({_Q}){_UNTIL}", rf"\1\2{HIDDEN}"),
+    (rf"(?i)(authorization\s{{0,4}}[:=]\s{{0,4}}(?:{_SCHEMES})\s{{1,4}})()[^\n]+", rf"\1{HIDDEN}"),
+    (rf"(?i)((?<![\w-]){_HEADER_NAMES}{_IS})({_Q}){_UNTIL}", rf"\1\2{HIDDEN}"),
+    # a header as it goes over the wire: cookies to the end of the line, for they are many in one
+    (rf"(?i)(cookies?(?:{_Q})?\s{{0,4}}[:=]\s{{0,4}})()(?!\s|{_Q})[^\n'\"\\]+", rf"\1{HIDDEN}"),
+    (rf"(?i)((?<![\w-]){_HEADER_NAMES}(?:{_Q})?\s{{0,4}}[:=]\s{{0,4}})()(?!{_Q})[^\s'\",\\]+", rf"\1{HIDDEN}"),
+    # a field of JSON or of a dict; a token with its log probability is the model's, and no secret
+    (
+        rf"(?i)({_Q}(?:{_KEYS}){_Q}\s{{0,4}}:\s{{0,4}}[bru]{{0,2}})({_Q})(?!{_UNTIL}\2{_LIKELY}){_UNTIL}",
+        rf"\1\2{HIDDEN}",
+    ),
+    # a query of an address
+    (
+        rf"(?i)([?&](?:{_KEYS}|key|sig|signature|x-amz-[\w-]{{1,30}}|x-goog-[\w-]{{1,30}})=)()[^&\s#'\"\\]+",
+        rf"\1{HIDDEN}",
+    ),
+)
+"""Secrets that are known by the form around them: pattern, and what is left of it (the value is not)."""
+_NAMED = r"(?i)key|token|secret|pass|pwd|jwt|credential|cookie|auth|[?&]sig|x-"
 
 _HARMLESS_VALUES = frozenset({"none", "null", "true", "false", "''", '""', ""})
 
@@ -98,6 +132,9 @@ def redact_text(text: str, secrets: Iterable[str] = ()) -> str:
     for secret in sorted(secrets, key=len, reverse=True):
         if len(secret) >= 4:
             text = text.replace(secret, HIDDEN)
+    if re.search(_NAMED, text):
+        for form, left in _FORMS:
+            text = re.sub(form, left, text)
     text = re.sub(_HEADER, rf"\1{HIDDEN}", text)
     text = re.sub(_BEARER, rf"\1{HIDDEN}", text)
     if re.search(_NAMED, text):
