@@ -15,8 +15,9 @@ def test_data_is_cleaned(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_a_document_holds_no_control_byte_and_loses_nothing(capsys: pytest.CaptureFixture[str]) -> None:
-    doc = {"version": "0.5\x1b[31m \x9b31m \x7f é"}
+    doc = {"version": "0.5\x1b[31m \x9b31m \x7f é \u202egnp.exe \u2028 \udcff"}
     put_json(doc)
     out = capsys.readouterr().out
     assert not any((ord(c) < 32 and c != "\n") or 127 <= ord(c) < 160 for c in out)
+    assert not any(c in out for c in "\u202e\u2028\udcff")
     assert json.loads(out) == doc

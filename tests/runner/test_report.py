@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,7 +15,7 @@ from wizard.core.progress import Outcome
 from wizard.runner.client import find, list_sessions, read
 from wizard.runner.command import clean_line, shell_command
 from wizard.runner.journal import JournalError
-from wizard.runner.report import report, to_document
+from wizard.runner.report import report, to_document, write_report
 from wizard.runner.transaction import Pace, run
 
 
@@ -49,6 +51,31 @@ async def test_document_and_page(
         assert "hf_very" not in text
     if serving == "none":
         assert "nohup" in page
+
+
+HOSTILE = "x\x1b[2J\x1b]0;title\x07\x9b31m\u202egnp\r# Kept.\x07\x1b]8;;never ended"
+
+
+async def test_a_report_and_a_list_can_be_shown_with_cat(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Names and versions are what a server, or a path, said of itself."""
+    monkeypatch.setenv("SGL_WIZARD_STATE_DIR", str(tmp_path))
+    target = replace(a_target(), name=HOSTILE, version=f"0.5.20{HOSTILE}")
+    order = an_order()
+    order = replace(order, plan=replace(order.plan, why=f"because {HOSTILE}", cause_title=f"Wait {HOSTILE}"))
+    journal = a_journal(tmp_path, target, order)
+    await run(journal, order, target, FakeWorld(verdicts=[Judgement.FIXED]).with_old(), pace=Pace(0.01, 0.01))
+    journal.close()
+    file = write_report(journal.path)
+    assert file is not None
+    page = file.read_text(encoding="utf-8")
+    for text in (page, list_sessions()[0].target):
+        assert not re.search(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e]", text)
+    server = next(line for line in page.splitlines() if line.startswith("Server: "))
+    assert "gnp # Kept." in server, "what stands in a name stays in its line"
+    assert "## What serves now" in page
+    assert "\n" not in list_sessions()[0].target
 
 
 async def test_sessions_are_listed_newest_first_and_damaged_ones_say_so(

@@ -35,21 +35,22 @@ class CliError(Exception):
 
 def say(text: str) -> None:
     """Talk to the person: stderr, cleaned of what a terminal would act on."""
-    from wizard.core.redact import clean
+    from wizard.core.redact import clean_lines
 
-    print("\n".join(clean(line) for line in text.split("\n")), file=sys.stderr, flush=True)
+    print(clean_lines(text), file=sys.stderr, flush=True)
 
 
 def put(text: str) -> None:
     """Data: stdout, cleaned too: names and versions in it are what a server said of itself."""
-    from wizard.core.redact import clean
+    from wizard.core.redact import clean_lines
 
-    print("\n".join(clean(line) for line in text.split("\n")), flush=True)
+    print(clean_lines(text), flush=True)
 
 
 _documents = 0
-_C1 = re.compile("[\x7f-\x9f]")
-"""json.dumps escapes what is below a space; a terminal acts on these too (U+009B is a CSI)."""
+_UNSAFE = re.compile("[\x7f-\x9f\u200e\u200f\u202a-\u202e\u2028\u2029\u2066-\u2069\ud800-\udfff]")
+"""json.dumps escapes what is below a space; a terminal acts on these too (U+009B is a CSI, U+202E turns the
+direction of what follows), and half a surrogate cannot be printed at all."""
 
 
 def put_json(doc: Any) -> None:
@@ -57,7 +58,7 @@ def put_json(doc: Any) -> None:
     global _documents
     _documents += 1
     text = json.dumps(doc, indent=2, ensure_ascii=False, default=str)
-    print(_C1.sub(lambda found: f"\\u{ord(found[0]):04x}", text), flush=True)
+    print(_UNSAFE.sub(lambda found: f"\\u{ord(found[0]):04x}", text), flush=True)
 
 
 def put_error(message: str, code: int) -> None:

@@ -182,3 +182,8 @@ def clean(text: str) -> str:
     text = re.sub(_SEQUENCES, "", text)
     text = text.replace("\r", "\n")
     return re.sub(_CONTROLS, "", text)
+
+
+def clean_lines(text: str) -> str:
+    """``clean`` line by line: a sequence that nobody ends takes the rest of its line, not the next."""
+    return "\n".join(clean(line) for line in text.split("\n"))

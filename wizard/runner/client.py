@@ -226,7 +226,7 @@ def _summary(path: Path) -> SessionSummary:
         cause = journal.order.plan.cause_title
     finally:
         journal.close()
-    name = f"{target.name} {target.base_url}".strip()
+    name = clean_line(f"{target.name} {target.base_url}").strip()
     return SessionSummary(
         session_id(path),
         path,

@@ -13,7 +13,7 @@ from typing import Any
 from wizard.core.measurement import METRICS, Comparison, Judgement, Measurement
 from wizard.core.plan import Order
 from wizard.core.progress import STAGE_TITLES, Outcome, RunState
-from wizard.core.redact import HIDDEN, is_secret_flag, redact_argv, redact_environ
+from wizard.core.redact import HIDDEN, clean_lines, is_secret_flag, redact_argv, redact_environ
 from wizard.core.target import Target
 from wizard.runner.client import read, read_case, read_order, session_id
 from wizard.runner.command import clean_line, shell_command
@@ -72,7 +72,10 @@ def to_document(path: Path) -> dict[str, Any]:
 
 
 def report(path: Path) -> str:
-    """The session as markdown: what was wrong, what was changed, what came of it. Raises JournalError."""
+    """The session as markdown: what was wrong, what was changed, what came of it. Raises JournalError.
+
+    Safe to show with ``cat``: names, versions and details in it were written by others.
+    """
     state, (target, order), case = read(path), read_order(path), read_case(path)
     plan = order.plan
     out = [f"# Session {session_id(path)}: {plan.cause_title}", ""]
@@ -83,7 +86,7 @@ def report(path: Path) -> str:
     out += _numbers(state, order)
     out += _stages(state)
     out += _what_serves(state, target, order)
-    return "\n".join(out).rstrip() + "\n"
+    return clean_lines("\n".join(out).rstrip()) + "\n"
 
 
 def report_path(path: Path) -> Path:
@@ -120,7 +123,7 @@ def _headline(state: RunState) -> str:
 def _name(target: Target) -> str:
     parts = [target.name, target.base_url, f"SGLang {target.version}" if target.version else ""]
     simulated = "(a simulation)" if target.simulated else ""
-    return " ".join(p for p in (*parts, simulated) if p)
+    return clean_line(" ".join(p for p in (*parts, simulated) if p))
 
 
 def _what_was_wrong(order: Order, case: Mapping[str, Any]) -> list[str]:
