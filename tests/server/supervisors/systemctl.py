@@ -157,7 +157,7 @@ def stop(unit: str) -> int:
 def show(unit: str, names: list[str], bare: bool) -> int:
     known = load(unit)
     config = known.get("settings", {})
-    program, argv = command(config["ExecStart"][-1])
+    program, argv = command(config.get("ExecStart", ["/bin/true"])[-1])  # a target has none
     started = f"{{ path={program} ; argv[]={' '.join(argv)} ; ignore_errors=no ; start_time=[n/a] ; pid=0 }}"
     values = {
         "MainPID": str(known.get("main") or 0),
@@ -171,7 +171,15 @@ def show(unit: str, names: list[str], bare: bool) -> int:
         "ExecStart": started,
         "ExecStartEx": started.replace("ignore_errors=no", f"flags={config.get('Flags', [''])[-1]}"),
     }
-    for name in ("ExecStop", "SuccessAction", "FailureAction", "RequiredBy", "BoundBy", "ConsistsOf"):
+    for name in (
+        "ExecStop",
+        "SuccessAction",
+        "FailureAction",
+        "RequiredBy",
+        "RequisiteOf",
+        "BoundBy",
+        "ConsistsOf",
+    ):
         values[name] = config.get(name, [""])[-1]
     for name in names:
         print(values[name] if bare else f"{name}={values[name]}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import signal
 import stat
@@ -195,7 +196,9 @@ def test_what_cannot_be_done_is_said(world: World, monkeypatch: pytest.MonkeyPat
     ("line", "why"),
     [
         ("BoundBy=proxy.service", "proxy.service would be stopped with it and not started again"),
-        ("RequiredBy=multi-user.target", ""),
+        ("RequiredBy=empty.target", ""),
+        ("RequiredBy=stack.target", "proxy.service would be stopped with it"),
+        ("ConsistsOf=coming.service", "coming.service would be stopped with it"),
         ("ConsistsOf=asleep.service", ""),
         ("ExecStop={ path=/bin/kill ; argv[]=/bin/kill -9 ; }", "ExecStop="),
         ("FailureAction=reboot", "told to reboot when it ends (FailureAction=)"),
@@ -205,9 +208,16 @@ def test_what_cannot_be_done_is_said(world: World, monkeypatch: pytest.MonkeyPat
     ],
 )
 def test_a_stop_that_reaches_further_is_left_to_a_person(world: World, line: str, why: str) -> None:
-    for name, state in (("proxy.service", "active"), ("asleep.service", "inactive")):
+    for name, state in (
+        ("proxy.service", "active"),
+        ("asleep.service", "inactive"),
+        ("coming.service", "activating"),
+    ):
         (world.folder / name).write_text("[Service]\nExecStart=/bin/true\n")
         (world.folder / f"{name}.json").write_text(f'{{"state": "{state}"}}')
+    for name, takes in (("stack.target", "stack.target proxy.service"), ("empty.target", "asleep.service")):
+        (world.folder / name).write_text("")
+        (world.folder / f"{name}.json").write_text(json.dumps({"settings": {"ConsistsOf": [takes]}}))
     world.set_up()
     unit = world.folder / UNIT
     unit.write_text(f"{unit.read_text()}{line}\n")

@@ -36,9 +36,10 @@ QUIET_STOP_S = 10.0
 
 _PROPERTIES = ["MainPID", "Type", "Restart", "RefuseManualStop", "RefuseManualStart", "ExecStart"]
 _PROPERTIES += ["LoadState", "NeedDaemonReload", "ExecStartEx", "ExecStop", "SuccessAction", "FailureAction"]
-_DEPENDENTS = ("RequiredBy", "BoundBy", "ConsistsOf")
+_DEPENDENTS = ("RequiredBy", "RequisiteOf", "BoundBy", "ConsistsOf")
 """Units that a stop takes along and a start does not bring back (systemd.unit(5))."""
 _PROPERTIES += _DEPENDENTS
+MOST_DEPENDENTS = 50
 _LOST_PREFIXES = {"privileged": "+", "no-setuid": "!", "ambient": "!!"}
 """Of ExecStart=, as ExecStartEx tells them: a drop-in without them would run as somebody else."""
 _SIMPLE_TYPES = frozenset({"simple", "exec", "notify", "notify-reload", "idle"})
@@ -106,10 +107,20 @@ def held_by(pid: int, unit: str, user: bool = False, folders: tuple[str, str] = 
 
 
 def _running_dependents(client: tuple[str, ...], about: Mapping[str, str]) -> list[str]:
-    """Units that would go down with it and stay down. A target is only a name for others."""
-    names = {name for kind in _DEPENDENTS for name in about.get(kind, "").split()}
-    found = sorted(name for name in names if not name.endswith(".target"))
-    return [n for n in found if ask([*client, "show", n, "-p", "ActiveState", "--value"]).strip() == "active"]
+    """Units that would go down with it and stay down. A target is a name for others, which it takes along."""
+    seen: set[str] = set()
+    todo = [name for kind in _DEPENDENTS for name in about.get(kind, "").split()]
+    while todo and len(seen) < MOST_DEPENDENTS:
+        name = todo.pop()
+        if name in seen:
+            continue
+        seen.add(name)
+        if name.endswith(".target"):
+            told = ask([*client, "show", name, *(word for kind in _DEPENDENTS for word in ("-p", kind))])
+            todo += [one for line in told.splitlines() for one in line.partition("=")[2].split()]
+    found = sorted(name for name in seen if not name.endswith(".target"))
+    states = [(n, ask([*client, "show", n, "-p", "ActiveState", "--value"]).strip()) for n in found]
+    return [name for name, state in states if state not in ("inactive", "failed")]
 
 
 def _reaches_further(about: Mapping[str, str], needed_by: Sequence[str]) -> str:
