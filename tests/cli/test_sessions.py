@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from tests.cli import shapes
+from tests.ports import free_port
 from tests.runner.fakes import FakeWorld, a_journal, a_target, an_order
-from tests.server.conftest import free_port
 from wizard.cli import output
 from wizard.cli.main import run
 from wizard.core.measurement import Judgement

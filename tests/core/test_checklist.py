@@ -4,18 +4,14 @@ from __future__ import annotations
 
 import pytest
 
+from tests.books import BOOK
 from wizard.core.checklist import tick
 from wizard.core.expr import parse_template
 from wizard.core.reading import Outcome, ProbeResult, Snapshot, Value
 from wizard.core.reference import argv_of, work_out
-from wizard.flowfile.load import load_book
-from wizard.flowfile.resources import flows_dir
 from wizard.probes.told import of_hardware
 from wizard.server.catalogue import catalogued_versions, for_version
 from wizard.session.checklist import reference_lines
-
-BOOK = load_book(flows_dir())
-
 
 COMMAND: dict[str, object] = {"command__checked_version": "0.5.20"}
 """A launch command is known, and no server."""

@@ -6,14 +6,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.books import BOOK
 from wizard.core.argv import parse, split
 from wizard.core.findings import Checked, examine, name_in
 from wizard.core.reading import Value
-from wizard.flowfile.load import parse_book
-from wizard.flowfile.resources import flows_dir
 from wizard.server.catalogue import for_version, next_newer
 
-RULES = parse_book(flows_dir(), proven=True)[0].command_rules
+RULES = BOOK.command_rules
 assert RULES is not None
 HEAD = "python -m sglang.launch_server --model-path m "
 

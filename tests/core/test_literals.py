@@ -7,13 +7,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.books import BOOK
 from wizard.core.literals import SHORTEST, all_texts, required_texts
 from wizard.core.logtext import Signature
 from wizard.flowfile.lint import lint
 from wizard.flowfile.load import load_book
 from wizard.flowfile.resources import flows_dir
 
-SIGNATURES = load_book(flows_dir(), proven=True).signatures
+SIGNATURES = BOOK.signatures
 
 
 @pytest.mark.parametrize(

@@ -11,15 +11,14 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tests.bench.biglog import END, MIDDLE, RETRACT, START
+from tests.books import BOOK
 from wizard.core import logscan
 from wizard.core.logscan import LogScanner, feed_line
 from wizard.core.logstory import LogReader
 from wizard.core.story import MOST_SAMPLES, Story
-from wizard.flowfile.load import load_book
-from wizard.flowfile.resources import flows_dir
 from wizard.probes import logfile
 
-SIGNATURES = load_book(flows_dir(), proven=True).signatures
+SIGNATURES = BOOK.signatures
 
 
 def plainly(data: bytes) -> Story:

@@ -7,14 +7,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.books import BOOK
 from wizard.core.logstory import LogReader
 from wizard.core.logtext import LINE_CAP, Hit, Signature, in_order_of_weight, leading, read_line
 from wizard.core.serverargs import decode_graph_disabled, parse_server_args
 from wizard.core.story import PHASES, Story
-from wizard.flowfile.load import load_book
-from wizard.flowfile.resources import flows_dir
 
-SIGNATURES = load_book(flows_dir()).signatures
+SIGNATURES = BOOK.signatures
 STAMP = "[2026-01-02 03:04:05]"
 
 

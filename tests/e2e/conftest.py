@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import threading
@@ -25,6 +24,7 @@ from typing import TYPE_CHECKING, Any
 import psutil
 import pytest
 
+from tests.ports import free_port
 from wizard.core.target import Identity, Launch, Target
 
 from . import install
@@ -66,13 +66,6 @@ def sglang_folder() -> Path:
             pytest.fail(why)
         pytest.skip(why)
     return folder
-
-
-def free_port() -> int:
-    """A loopback port that nobody listened on a moment ago."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def get(url: str, limit_s: float = 30.0) -> tuple[int, str]:

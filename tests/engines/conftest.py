@@ -9,7 +9,6 @@ from __future__ import annotations
 import io
 import json
 import os
-import socket
 import subprocess
 import sys
 import tarfile
@@ -21,6 +20,7 @@ from typing import Any
 
 import pytest
 
+from tests.ports import free_port
 from wizard.core.target import Target
 from wizard.server.discovery import target_from_url
 
@@ -51,9 +51,7 @@ class Box:
 
     def __init__(self, engine: str, folder: Path, policy: str) -> None:
         self.engine, self.folder = engine, folder
-        with socket.socket() as s:
-            s.bind(("127.0.0.1", 0))
-            self.port = int(s.getsockname()[1])
+        self.port = free_port()
         self.name = f"sgl-wizard-test-{self.port}"
         self.policy = policy
         self.argv = [sys.executable, "-m", "wizard.simulator", "--model-path", "m", "--host", "0.0.0.0"]

@@ -7,7 +7,6 @@ import os
 import random
 import shlex
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -19,6 +18,7 @@ from typing import Any, Literal
 from tests.faults import watch, world
 from tests.faults.terminal import Terminal
 from tests.faults.world import MARKER, Proc, Wanted
+from tests.ports import free_port
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
@@ -143,9 +143,7 @@ class Scene:
         self.state, self.marker = self.folder / "state", f"{self.rng.getrandbits(64):016x}-{os.getpid()}"
         self.home = self.folder / "home of the server"
         self.home.mkdir(parents=True)
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self.port = int(probe.getsockname()[1])
+        self.port = free_port()
 
     # -- what is there before
 

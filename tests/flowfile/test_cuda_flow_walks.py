@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from tests.books import BOOK
 from wizard.core.reading import Outcome, ProbeResult, Scalar, Snapshot, Value
 from wizard.core.session import (
     Answered,
@@ -16,10 +17,7 @@ from wizard.core.session import (
     current_suggestion,
 )
 from wizard.core.target import Target
-from wizard.flowfile.load import load_book
-from wizard.flowfile.resources import flows_dir
 
-BOOK = load_book(flows_dir(), proven=True)
 FLOWS = ("cuda_errors", "collectives", "features")
 
 

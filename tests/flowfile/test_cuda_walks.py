@@ -11,15 +11,12 @@ from pathlib import Path
 
 import pytest
 
+from tests.books import BOOK
 from wizard.cli import targets
 from wizard.core.logstory import fitting_ranks
 from wizard.core.triage import named
-from wizard.flowfile.load import load_book
-from wizard.flowfile.resources import flows_dir
 from wizard.session.driver import Driver
 from wizard.session.planner import make_offers
-
-BOOK = load_book(flows_dir(), proven=True)
 
 FAILS: list[tuple[str, str]] = [
     ("/x/IndexKernel.cu:93: operator(): block: [1,0,0], thread: [3,0,0] Assertion `i < n` failed.",

@@ -6,11 +6,9 @@ import re
 
 import pytest
 
-from wizard.core.flow import Cause, FlowBook, Remedy
-from wizard.flowfile.load import parse_book
-from wizard.flowfile.resources import flows_dir
+from tests.books import BOOK
+from wizard.core.flow import Cause, Remedy
 
-BOOK: FlowBook = parse_book(flows_dir(), proven=True)[0]
 CAUSES = sorted(BOOK.causes.values(), key=lambda c: c.id)
 REMEDIES = sorted(BOOK.remedies.values(), key=lambda r: r.id)
 

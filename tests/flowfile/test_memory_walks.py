@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 import yaml
 
+from tests.books import BOOK
 from wizard.cli import targets
 from wizard.core.expr import Expression
-from wizard.core.flow import FlowBook
 from wizard.core.reading import Outcome, ProbeResult, Scalar, Snapshot, Value
 from wizard.core.session import (
     Answered,
@@ -24,13 +24,10 @@ from wizard.core.session import (
 )
 from wizard.core.target import Target
 from wizard.core.triage import named
-from wizard.flowfile.load import load_book
-from wizard.flowfile.resources import flows_dir
 from wizard.session.document import check_document
 from wizard.session.driver import Driver
 from wizard.session.planner import make_offers
 
-BOOK: FlowBook = load_book(flows_dir(), proven=True)
 MEMORY_FLOWS = ("out_of_memory", "kv_cache", "host_memory")
 
 Readings = dict[str, Scalar]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from wizard.core.flow import FlowBook
+from tests.books import BOOK
 from wizard.core.reading import Outcome, ProbeResult, Scalar, Snapshot, Value
 from wizard.core.session import (
     Answered,
@@ -16,10 +16,7 @@ from wizard.core.session import (
     current_suggestion,
 )
 from wizard.core.triage import named, rank
-from wizard.flowfile.load import load_book
-from wizard.flowfile.resources import flows_dir
 
-BOOK: FlowBook = load_book(flows_dir())
 Readings = dict[str, Scalar]
 
 H200: Readings = {

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 import yaml
 
+from tests.books import BOOK
 from wizard.cli import targets
-from wizard.core.flow import FlowBook
 from wizard.core.reading import Outcome, ProbeResult, Scalar, Snapshot, Value
 from wizard.core.session import (
     Answered,
@@ -23,13 +23,10 @@ from wizard.core.session import (
 )
 from wizard.core.target import Target
 from wizard.core.triage import named
-from wizard.flowfile.load import load_book
-from wizard.flowfile.resources import flows_dir
 from wizard.session.document import check_document
 from wizard.session.driver import Driver
 from wizard.session.planner import make_offers
 
-BOOK: FlowBook = load_book(flows_dir(), proven=True)
 FLOWS = ("unexpected_output", "request_errors", "operations")
 
 Readings = dict[str, Scalar]

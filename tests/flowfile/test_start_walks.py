@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.books import BOOK
 from wizard.cli import targets
-from wizard.core.flow import FlowBook
 from wizard.core.reading import Outcome, ProbeResult, Scalar, Snapshot, Value
 from wizard.core.session import (
     Answered,
@@ -22,12 +22,9 @@ from wizard.core.session import (
 )
 from wizard.core.target import Target
 from wizard.core.triage import named
-from wizard.flowfile.load import load_book
-from wizard.flowfile.resources import flows_dir
 from wizard.session.driver import Driver
 from wizard.session.planner import make_offers
 
-BOOK: FlowBook = load_book(flows_dir(), proven=True)
 FLOWS = ("model_load", "dependencies", "ports", "does_not_start")
 
 Readings = dict[str, Scalar]

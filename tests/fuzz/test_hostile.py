@@ -16,15 +16,13 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from tests.books import BOOK
 from wizard.core.clue import TEXT_CAP, search
 from wizard.core.exposition import ExpositionError, parse
 from wizard.core.logstory import LogReader
 from wizard.core.logtext import LINE_CAP
 from wizard.flowfile.lint import lint
-from wizard.flowfile.load import load_book, parse_book
-from wizard.flowfile.resources import flows_dir
-
-BOOK = load_book(flows_dir())
+from wizard.flowfile.load import parse_book
 
 PIECES = [
     "[2026-01-02 03:04:05 TP0] ",

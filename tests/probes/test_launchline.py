@@ -7,16 +7,15 @@ from pathlib import Path
 
 import pytest
 
+from tests.books import BOOK
 from wizard.core.reading import Scalar
 from wizard.core.target import Launch, Target
-from wizard.flowfile.load import parse_book
-from wizard.flowfile.resources import flows_dir
 from wizard.probes import launchline
 from wizard.probes.base import ProbeContext
 from wizard.probes.sglang import SglangProbe
 
 HEAD = "python -m sglang.launch_server "
-RULES = parse_book(flows_dir(), proven=True)[0].command_rules
+RULES = BOOK.command_rules
 
 
 async def said(target: Target) -> dict[str, Scalar]:

@@ -9,20 +9,19 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from tests.books import BOOK
 from tests.probes.recordings import shared
 from wizard.core.logtext import leading
 from wizard.core.reading import Outcome, ProbeResult, Trust
 from wizard.core.story import MOST_SAMPLES
 from wizard.core.target import Identity, Launch, Target
 from wizard.core.vocabulary import VOCABULARY
-from wizard.flowfile.load import load_book
-from wizard.flowfile.resources import flows_dir
 from wizard.probes import logfile
 from wizard.probes.base import ProbeContext, run_probe
 from wizard.probes.logfile import read_saved
 from wizard.server.identity import identify
 
-SIGNATURES = load_book(flows_dir()).signatures
+SIGNATURES = BOOK.signatures
 START = (
     b"[2026-01-02 03:00:00] server_args={'model_path': 'm', 'api_key': 'hunter2', 'mem_fraction_static': 0.5}\n"
 )

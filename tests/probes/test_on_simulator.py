@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import pytest
 
+from tests.books import BOOK
 from tests.simulator.conftest import Launch, launch
 from wizard.core.reading import Outcome
 from wizard.core.target import Target
 from wizard.core.vocabulary import VOCABULARY
-from wizard.flowfile.load import load_book
-from wizard.flowfile.resources import flows_dir
 from wizard.probes.base import ProbeContext, sweep
 from wizard.server.discovery import target_from_pid
 
 __all__ = ["launch"]
 
-SIGNATURES = load_book(flows_dir()).signatures
+SIGNATURES = BOOK.signatures
 MINE = ("http", "sglang", "metrics", "log")
 
 

@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.runner.test_detached import STANDIN, ask, end_of, free_port, port_owner, wait
+from tests.ports import free_port
+from tests.runner.test_detached import STANDIN, ask, end_of, port_owner, wait
 from wizard.core.held import Held
 from wizard.core.plan import Consent, Order, Plan, VerifyGoal
 from wizard.core.progress import Outcome, Stage

@@ -18,6 +18,7 @@ from typing import Any
 
 import pytest
 
+from tests.ports import free_port
 from wizard.core.plan import Consent, Order, Plan, VerifyGoal
 from wizard.core.progress import Outcome, RunState, Stage
 from wizard.core.target import Identity, Launch, Target
@@ -34,12 +35,6 @@ STANDIN = str(Path(__file__).with_name("standin.py"))
 
 def port_owner(port: int) -> Any:
     return owner_on("127.0.0.1", port)
-
-
-def free_port() -> int:
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        return int(s.getsockname()[1])
 
 
 def ask(port: int) -> dict[str, Any]:

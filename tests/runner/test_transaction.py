@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,7 @@ from wizard.runner.live import LiveOperations
 from wizard.runner.operations import MARK, PortOwner, Started, Stopped
 from wizard.runner.recovery import How, resume, superseded
 from wizard.runner.transaction import Pace, Transaction, run
+from wizard.server.proc import boot_id as proc_boot_id
 
 PACE = Pace(poll_s=0.01, health_s=0.01, patience=0.02, least_patience_s=0.1, settle_s=0.05)
 
@@ -408,6 +410,25 @@ async def test_supervisor_is_not_fought(tmp_path: Path, early: bool) -> None:
     assert [one.argv for one in world.launched] == ([] if early else [NEW])
     assert world.procs[300].ready
     assert world.procs[300].identity not in world.signalled
+
+
+@pytest.mark.parametrize("rebooted", [True, False])
+async def test_after_a_reboot_every_process_was_started_since(tmp_path: Path, rebooted: bool) -> None:
+    """Seconds after another boot say nothing about who came first in this one."""
+
+    class Looked(FakeWorld):
+        def rival(self, launch: Launch, since_s: float) -> PortOwner | None:
+            looked.append(since_s)
+            return None
+
+    looked: list[float] = []
+    boot = "another" if rebooted else proc_boot_id()
+    target = replace(a_target(), identity=replace(OLD_ID, boot_id=boot))
+    journal = a_journal(tmp_path, target, an_order())
+    journal.append("runner", "", {"boot_s": 5000.0})
+    Transaction(journal, an_order(), target, Looked(), pace=PACE).rival()
+    journal.close()
+    assert looked == [0.0 if rebooted else 5000.0]
 
 
 async def test_resumed_runner_killed_again_and_again(tmp_path: Path) -> None:

@@ -19,6 +19,7 @@ from typing import Any
 
 import pytest
 
+from tests.ports import free_port
 from wizard.core.progress import RunState, Stage
 from wizard.runner import client
 from wizard.runner.locks import holder
@@ -82,11 +83,6 @@ class Ground:
             **more,
         }
 
-    def free_port(self) -> int:
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            return int(probe.getsockname()[1])
-
     def spawn(self, module: str, *words: str, log: str, **env: str) -> subprocess.Popen[bytes]:
         with open(self.folder / log, "ab") as out:
             process = subprocess.Popen(
@@ -105,7 +101,7 @@ class Ground:
 
     def server(self, *flags: str, port: int | None = None, **env: str) -> Server:
         """A simulator; not waited for."""
-        number = port or self.free_port()
+        number = port or free_port()
         words = ("--model-path", "llama-3.1-8b", "--port", str(number), "--enable-metrics", *flags)
         log = f"server-{number}.log"
         process = self.spawn("wizard.simulator", *words, log=log, **env)

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from tests.cli import shapes
+from tests.ports import free_port
 from tests.scenarios.conftest import Ground, Ran, argv_of, connects, get, wait_for
 from wizard.core.progress import Outcome, Stage
 from wizard.runner import client
@@ -109,7 +110,7 @@ def test_a_neighbour_on_the_card_is_named_and_left_alone(ground: Ground) -> None
 
 def test_a_taken_port(ground: Ground) -> None:
     """A server that lost its port hangs: it is stopped by identity and started on a free one."""
-    port = ground.free_port()
+    port = free_port()
     other = ground.listener(port)
     hung = ground.server(port=port)
     wait_for(lambda: "Errno 98" in hung.log, "the bind error")
@@ -128,7 +129,7 @@ def test_a_taken_port(ground: Ground) -> None:
 
 
 def test_waiting_until_the_port_is_freed(ground: Ground) -> None:
-    port = ground.free_port()
+    port = free_port()
     other = ground.listener(port)
     hung = ground.server(port=port)
     wait_for(lambda: "Errno 98" in hung.log, "the bind error")

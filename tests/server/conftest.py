@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -21,12 +20,6 @@ from wizard.server.identity import identify
 
 PRETEND = str(Path(__file__).parent / "pretend")
 MODULE = (sys.executable, "-m", "sglang.launch_server", "--model-path", "/models/tiny")
-
-
-def free_port(host: str = "127.0.0.1") -> int:
-    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as sock:
-        sock.bind((host, 0))
-        return int(sock.getsockname()[1])
 
 
 def wait_until(done: Callable[[], Any], what: str, limit_s: float = 15.0) -> Any:

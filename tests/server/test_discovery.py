@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.server.conftest import MODULE, PRETEND, Stage, free_port, pretend_environ, wait_until, who
+from tests.ports import free_port
+from tests.server.conftest import MODULE, PRETEND, Stage, pretend_environ, wait_until, who
 from wizard.core.target import Target
 from wizard.server import discovery, proc
 from wizard.server.discovery import (

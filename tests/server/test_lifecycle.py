@@ -7,7 +7,8 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
-from tests.server.conftest import Stage, free_port, wait_until, who
+from tests.ports import free_port
+from tests.server.conftest import Stage, wait_until, who
 from wizard.server import proc
 from wizard.server.discovery import find_servers, target_from_pid, target_from_url
 from wizard.server.identity import is_alive

@@ -13,7 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.server.conftest import Stage, free_port, wait_until, who
+from tests.ports import free_port
+from tests.server.conftest import Stage, wait_until, who
 from wizard.core.reading import Outcome
 from wizard.core.target import Target
 from wizard.core.vocabulary import VOCABULARY

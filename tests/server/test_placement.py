@@ -14,7 +14,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.server.conftest import Stage, free_port
+from tests.ports import free_port
+from tests.server.conftest import Stage
 from wizard.core.placement import Placement, cpu_list, io_words, shell_words
 from wizard.core.target import Launch
 from wizard.runner.command import shell_command

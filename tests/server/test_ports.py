@@ -3,7 +3,8 @@ from __future__ import annotations
 import os
 import socket
 
-from tests.server.conftest import Stage, free_port, who
+from tests.ports import free_port
+from tests.server.conftest import Stage, who
 from wizard.server.ports import can_bind, port_state, suggest_free
 
 

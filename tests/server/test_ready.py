@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 
-from tests.server.conftest import Stage, free_port, who
+from tests.ports import free_port
+from tests.server.conftest import Stage, who
 from wizard.server import ready
 from wizard.server.ready import ReadyResult, status_of, wait_ready
 

@@ -7,7 +7,8 @@ import time
 
 import pytest
 
-from tests.server.conftest import Stage, free_port, who
+from tests.ports import free_port
+from tests.server.conftest import Stage, who
 from wizard.core.target import Identity
 from wizard.server import proc, release
 from wizard.server.release import ReleaseResult, wait_released

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.server.conftest import MODULE, Stage, free_port, pretend_environ, wait_until, who
+from tests.ports import free_port
+from tests.server.conftest import MODULE, Stage, pretend_environ, wait_until, who
 from wizard.core.target import Identity
 from wizard.server import proc, stop
 from wizard.server.identity import is_alive

@@ -6,8 +6,9 @@ from dataclasses import replace
 
 import pytest
 
+from tests.books import BOOK
 from wizard.core.expr import parse_template
-from wizard.core.flow import FlowBook, Remedy
+from wizard.core.flow import Remedy
 from wizard.core.plan import Consent, Plan, VerifyGoal
 from wizard.core.progress import Outcome as RunOutcome
 from wizard.core.progress import RunState
@@ -40,10 +41,6 @@ from wizard.core.session import (
 )
 from wizard.core.target import Target
 from wizard.core.triage import named
-from wizard.flowfile.load import load_book
-from wizard.flowfile.resources import flows_dir
-
-BOOK: FlowBook = load_book(flows_dir())
 
 SERVING: dict[str, Scalar] = {"http.health": "serving", "process.alive": True, "port.owner_is_target": True}
 CAPPED: dict[str, Scalar] = {

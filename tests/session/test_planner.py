@@ -9,16 +9,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.books import BOOK
 from wizard.core.argv import validate
 from wizard.core.reading import Outcome, ProbeResult, Scalar, Snapshot, Value
 from wizard.core.session import Offer
 from wizard.core.target import Identity, Launch, Target
-from wizard.flowfile.load import load_book
-from wizard.flowfile.resources import flows_dir
 from wizard.server.catalogue import for_version
 from wizard.session.planner import forced_offer, make_offers
 
-BOOK = load_book(flows_dir())
 BASE = "python -m sglang.launch_server --model-path /srv/m --port 30000"
 
 

@@ -9,15 +9,13 @@ from pathlib import Path
 
 import pytest
 
+from tests.books import BOOK
 from wizard.cli import targets
 from wizard.core.target import Target
 from wizard.core.triage import named
-from wizard.flowfile.load import load_book
-from wizard.flowfile.resources import flows_dir
 from wizard.session.driver import Driver
 from wizard.session.planner import make_offers
 
-BOOK = load_book(flows_dir(), proven=True)
 SGLANG = "python -m sglang.launch_server --model-path m "
 
 

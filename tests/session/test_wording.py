@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.books import BOOK
 from wizard.core.target import Target
 from wizard.core.wording import MOST_AGAINST, MOST_FEATURES, MOST_FOR, NOBODY, Wording, features
 from wizard.flowfile.load import load_book
@@ -16,8 +17,6 @@ from wizard.flowfile.resources import flows_dir
 from wizard.flowfile.source import FlowFileError
 from wizard.flowfile.wording import TABLE, TOLD, Sentence, learn, load_wording, read_told
 from wizard.session.driver import Driver
-
-BOOK = load_book(flows_dir(), proven=True)
 
 TWO = [
     Sentence("ttft_high", "the first token is late"),

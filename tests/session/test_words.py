@@ -9,14 +9,11 @@ from pathlib import Path
 
 import pytest
 
+from tests.books import BOOK
 from wizard.core.target import Target
 from wizard.core.triage import named
 from wizard.flowfile.cause_ids import KNOWN_CAUSES
-from wizard.flowfile.load import load_book
-from wizard.flowfile.resources import flows_dir
 from wizard.session.driver import Driver
-
-BOOK = load_book(flows_dir(), proven=True)
 
 SYMPTOMS = {
     "gpu_oom_load": "The model does not fit: CUDA out of memory while the weights are loading on one card.",

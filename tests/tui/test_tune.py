@@ -6,13 +6,12 @@ from dataclasses import replace
 
 import pytest
 
+from tests.books import BOOK
 from tests.tui import samples
 from tests.tui.stage import SIZES, shown
 from wizard.core.session import CauseChosen, SessionState
-from wizard.flowfile.load import load_book
-from wizard.flowfile.resources import flows_dir
 
-GOALS = replace(samples.BOOK, goals=load_book(flows_dir(), proven=True).goals)
+GOALS = replace(samples.BOOK, goals=BOOK.goals)
 CAPPED = samples.snapshot(server__max_running_requests_set=8, requests__queued=31, requests__running=8)
 
 

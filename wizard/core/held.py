@@ -32,7 +32,8 @@ class Held:
     def says(self) -> str:
         """ "systemd runs it (vllm.service, Restart=always)"."""
         if self.kind == "other":
-            return f"{self.name} starts it again when it ends"
+            does = "starts it again when it ends" if self.restarts else "started it, and its job ends with it"
+            return f"{self.name} {does}"
         policy = f", {self.restarts}" if self.restarts else ""
         return f"{_RUNS[self.kind]} ({self.name}{policy})"
 

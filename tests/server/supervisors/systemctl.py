@@ -169,7 +169,10 @@ def show(unit: str, names: list[str], bare: bool) -> int:
         "NeedDaemonReload": "yes" if config and config != settings(unit) else "no",
         "ActiveState": str(known.get("state", "inactive")),
         "ExecStart": started,
+        "ExecStartEx": started.replace("ignore_errors=no", f"flags={config.get('Flags', [''])[-1]}"),
     }
+    for name in ("ExecStop", "SuccessAction", "FailureAction", "RequiredBy", "BoundBy", "ConsistsOf"):
+        values[name] = config.get(name, [""])[-1]
     for name in names:
         print(values[name] if bare else f"{name}={values[name]}")
     return 0

@@ -22,6 +22,7 @@ from wizard.server import proc
 from wizard.server.identity import is_alive
 from wizard.server.supervisors import systemd
 from wizard.server.supervisors.contract import SupervisorError, Wish
+from wizard.server.supervisors.tool import ask
 
 
 def reader() -> Any:
@@ -188,6 +189,41 @@ def test_what_cannot_be_done_is_said(world: World, monkeypatch: pytest.MonkeyPat
         assert "root" in systemd.held_by(world.main, UNIT).why_not
         patch.setenv("PATH", "/nonexistent")
         assert "not installed" in systemd.held_by(world.main, UNIT).why_not
+
+
+@pytest.mark.parametrize(
+    ("line", "why"),
+    [
+        ("BoundBy=proxy.service", "proxy.service would be stopped with it and not started again"),
+        ("RequiredBy=multi-user.target", ""),
+        ("ConsistsOf=asleep.service", ""),
+        ("ExecStop={ path=/bin/kill ; argv[]=/bin/kill -9 ; }", "ExecStop="),
+        ("FailureAction=reboot", "told to reboot when it ends (FailureAction=)"),
+        ("SuccessAction=none", ""),
+        ("Flags=privileged", "a prefix (+)"),
+        ("Flags=ignore-failure", ""),
+    ],
+)
+def test_a_stop_that_reaches_further_is_left_to_a_person(world: World, line: str, why: str) -> None:
+    for name, state in (("proxy.service", "active"), ("asleep.service", "inactive")):
+        (world.folder / name).write_text("[Service]\nExecStart=/bin/true\n")
+        (world.folder / f"{name}.json").write_text(f'{{"state": "{state}"}}')
+    world.set_up()
+    unit = world.folder / UNIT
+    unit.write_text(f"{unit.read_text()}{line}\n")
+    ask(["systemctl", "daemon-reload"])
+    held = world.held
+    assert why in held.why_not
+    assert held.is_managed is not bool(why)
+
+
+def test_a_unit_whose_file_was_edited_is_left_to_a_person(world: World) -> None:
+    world.set_up()
+    unit = world.folder / UNIT
+    unit.write_text(f"{unit.read_text()}Environment=A=1\n")
+    assert "not loaded yet" in world.held.why_not
+    ask(["systemctl", "daemon-reload"])
+    assert world.held.is_managed
 
 
 def test_what_is_shown_holds_no_secret(world: World) -> None:

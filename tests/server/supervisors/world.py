@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import socket
 import sys
 import time
 import urllib.request
@@ -14,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.ports import free_port
 from tests.runner import standin
 from wizard.core.held import Held
 from wizard.core.target import Identity
@@ -31,9 +31,7 @@ class World:
 
     def __init__(self, folder: Path, restart: str = "always") -> None:
         self.folder, self.log = folder, folder / f"{UNIT}.log"
-        with socket.socket() as s:
-            s.bind(("127.0.0.1", 0))
-            self.port = int(s.getsockname()[1])
+        self.port = free_port()
         self.argv = (sys.executable, STANDIN, "--port", str(self.port), "--api-key", "s3cret 100%$x")
         self.restart = restart
 

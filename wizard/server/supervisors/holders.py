@@ -11,10 +11,18 @@ from wizard.core.target import Launch, Target
 from wizard.server import proc
 from wizard.server.supervisors import assisted, cgroups, recreated, systemd
 from wizard.server.supervisors.contract import Supervisor, Wish
+from wizard.server.supervisors.loops import loop_above
 from wizard.server.supervisors.recipe import CannotRecreate, Change, Found
 
-_PROGRAMS = frozenset({"supervisord", "s6-supervise", "runsv", "circusd", "monit", "runit", "god", "pm2"})
+_PROGRAMS = frozenset(
+    {
+        *("supervisord", "s6-supervise", "runsv", "circusd", "monit", "runit", "god", "pm2"),
+        *("supervise", "perpd", "immortal", "nodemon", "watchexec", "entr"),
+    }
+)
 """Short names of programs that start a child again when it ends; the wizard would race with them."""
+_JOBS = frozenset({"slurmstepd", "raylet"})
+"""Of programs that give up what they hold (a job's cards) when the process they started ends."""
 _NO_UNIT = re.compile(
     r"^(sshd?(@.*)?|crond?|atd|(.*-)?getty@.*|user@.*|docker|containerd|systemd-logind)\.service$"
 )
@@ -27,6 +35,11 @@ def holder_of(pid: int) -> Held | None:
         name = proc.name(above)
         if name in _PROGRAMS or name.startswith("PM2 "):
             return Held("other", f"{name} (process {above})", "by itself", "change it there")
+        if name in _JOBS:
+            return Held("other", f"{name} (process {above})", "", "start the job again with the new command")
+    loop = loop_above(pid)
+    if loop is not None:
+        return Held("other", loop, "by itself", "change it there")
     groups, mine = cgroups.read(pid), cgroups.read("self")
     return None if not groups or groups == mine else holder_in(groups, mine, pid)
 

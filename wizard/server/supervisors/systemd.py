@@ -13,7 +13,7 @@ import contextlib
 import os
 import re
 import time
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 from wizard.core.held import Held
@@ -35,7 +35,12 @@ STOP_SLACK_S = 20.0
 QUIET_STOP_S = 10.0
 
 _PROPERTIES = ["MainPID", "Type", "Restart", "RefuseManualStop", "RefuseManualStart", "ExecStart"]
-_PROPERTIES += ["LoadState", "NeedDaemonReload"]
+_PROPERTIES += ["LoadState", "NeedDaemonReload", "ExecStartEx", "ExecStop", "SuccessAction", "FailureAction"]
+_DEPENDENTS = ("RequiredBy", "BoundBy", "ConsistsOf")
+"""Units that a stop takes along and a start does not bring back (systemd.unit(5))."""
+_PROPERTIES += _DEPENDENTS
+_LOST_PREFIXES = {"privileged": "+", "no-setuid": "!", "ambient": "!!"}
+"""Of ExecStart=, as ExecStartEx tells them: a drop-in without them would run as somebody else."""
 _SIMPLE_TYPES = frozenset({"simple", "exec", "notify", "notify-reload", "idle"})
 _PLAIN = re.compile(r"[\w@%+=:,./-]+\Z", re.ASCII)
 _ESCAPES = {"\\": "\\\\", '"': '\\"', "\n": "\\n", "\t": "\\t", "\r": "\\r", "\a": "\\a", "\b": "\\b"}
@@ -90,12 +95,35 @@ def held_by(pid: int, unit: str, user: bool = False, folders: tuple[str, str] = 
     details = {"folder": folders[0], "run_folder": folders[1]}
     try:
         about = _show(_client(user), unit)
+        needed_by = _running_dependents(_client(user), about)
     except SupervisorError as error:
         return Held("systemd", unit, why_not=str(error), details=details)
     policy = about.get("Restart", "no")
     details["program"] = _program(about.get("ExecStart", ""))
     restarts = "" if policy in ("no", "") else f"Restart={policy}"
-    return Held("systemd", unit, restarts, _why_not(about, pid, user, details["program"]), details=details)
+    why_not = _why_not(about, pid, user, details["program"]) or _reaches_further(about, needed_by)
+    return Held("systemd", unit, restarts, why_not, details=details)
+
+
+def _running_dependents(client: tuple[str, ...], about: Mapping[str, str]) -> list[str]:
+    """Units that would go down with it and stay down. A target is only a name for others."""
+    names = {name for kind in _DEPENDENTS for name in about.get(kind, "").split()}
+    found = sorted(name for name in names if not name.endswith(".target"))
+    return [n for n in found if ask([*client, "show", n, "-p", "ActiveState", "--value"]).strip() == "active"]
+
+
+def _reaches_further(about: Mapping[str, str], needed_by: Sequence[str]) -> str:
+    """Why a stop and a start would do more than that."""
+    if needed_by:
+        return f"{', '.join(needed_by)} would be stopped with it and not started again"
+    if about.get("ExecStop"):
+        return "a command of its own runs when it is stopped (ExecStop=)"
+    for name in ("SuccessAction", "FailureAction"):
+        if about.get(name, "none") not in ("none", ""):
+            return f"the host would be told to {about[name]} when it ends ({name}=)"
+    flags = set(re.findall(r"[\w-]+", " ".join(re.findall(r" flags=(.*?) ;", about.get("ExecStartEx", "")))))
+    lost = [mark for flag, mark in _LOST_PREFIXES.items() if flag in flags]
+    return f"its ExecStart has a prefix ({' '.join(lost)}) that a drop-in would lose" if lost else ""
 
 
 def _why_not(about: Mapping[str, str], pid: int, user: bool, program: str) -> str:
