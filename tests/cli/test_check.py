@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import json
 import shlex
+import threading
+from collections.abc import Iterator
+from dataclasses import replace
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -11,6 +15,7 @@ import pytest
 from tests.cli import shapes
 from wizard.cli import output
 from wizard.cli.main import run
+from wizard.core.target import Target
 from wizard.session import layout
 from wizard.session.layout import WIDTH, wrapped
 from wizard.session.text import brief, command_lines
@@ -206,3 +211,60 @@ def test_lines_fit_a_narrow_terminal() -> None:
     finally:
         layout.fit(1000)
     assert 60 < max(map(len, layout.row("why", "a word and another one " * 20))) <= layout.WIDTH
+
+
+@pytest.fixture(params=["hangs", "is missing", "is JSON of somebody else"])
+def good_health_alone(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """A server that answers /health, and nothing of SGLang's beside."""
+    over = threading.Event()
+
+    class Answers(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            good = self.path == "/health"
+            if not good and request.param == "hangs":
+                over.wait(30)
+            found = good or request.param == "is JSON of somebody else"
+            self.send_response(200 if found else 404)
+            body = b"{}" if found else b""
+            self.send_header("content-length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    for name in ("http.IDENTITY_LIMIT_S", "sglang.INFO_S", "metrics.SCRAPE_S"):
+        monkeypatch.setattr(f"wizard.probes.{name}", 0.2)
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Answers)
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    yield f"http://127.0.0.1:{server.server_port}"
+    over.set()
+    server.shutdown()
+    server.server_close()
+    thread.join()
+
+
+@pytest.mark.parametrize("with_log", [False, True])
+def test_one_good_health_check_is_no_health(
+    with_log: bool,
+    good_health_alone: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Not even beside a log that served: it may be of before the scheduler hung."""
+    log = tmp_path / "server.log"
+    log.write_text("\n".join(HEALTHY) + "\n", encoding="utf-8")
+    target = Target(port=int(good_health_alone.rpartition(":")[2]), remote=True, local=True)
+    target = replace(target, log_path=str(log) if with_log else None)
+    monkeypatch.setattr("wizard.cli.check.resolve", lambda _: target)
+    assert run(("check", "--window", "0.1", "--json")) == 3
+    out, err = capsys.readouterr()
+    doc = shapes.document(out, shapes.CHECK)
+    assert (doc["verdict"], doc["causes"]) == ("unknown", [])
+    assert good_health_alone in err
+    assert run(("check", "--window", "0.1")) == 3
+    out, err = capsys.readouterr()
+    assert "CANNOT TELL" in out
+    assert "HEALTHY" not in out

@@ -10,7 +10,8 @@ import pytest
 
 from tests.cli import shapes
 from wizard.cli import output
-from wizard.cli.main import join_texts, run
+from wizard.cli.main import _beside_set, build_parser, join_texts, run
+from wizard.server.catalogue import catalogued_versions, for_version
 
 HEAD = "python -m sglang.launch_server --model-path m "
 
@@ -107,6 +108,11 @@ def test_a_command_may_start_with_a_dash(text: str, capsys: pytest.CaptureFixtur
         (["--symptom", "", "--hardware", "-"], ["--symptom=", "--hardware=-"]),
         (["check", "--command"], ["check", "--command"]),
         (["check", "--", "--command", "x"], ["check", "--", "--command", "x"]),
+        (
+            ["fix", "--set", "--tp=4", "--unset", "--foo", "--yes"],
+            ["fix", "--set=--tp=4", "--unset=--foo", "--yes"],
+        ),
+        (["fix", "--set", "tp=4"], ["fix", "--set=tp=4"]),
     ],
 )
 def test_text_options_take_the_next_word(words: list[str], joined: list[str]) -> None:
@@ -205,3 +211,34 @@ def test_a_card_in_mig_mode_is_noted(tmp_path: Path, capsys: pytest.CaptureFixtu
     assert "Spread the model over more GPUs" not in on_slice
     assert "A process sees one slice only" not in on_card
     assert "Spread the model over more GPUs" in on_card
+
+
+def test_set_takes_a_flag_as_people_type_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    log = tmp_path / "server.log"
+    log.write_text("[2026-01-02 03:04:05] The server is fired up and ready to roll!\n", encoding="utf-8")
+    command = "python -m sglang.launch_server --model-path m --tp 2 --disable-radix-cache"
+    words = (
+        "fix",
+        "--log",
+        str(log),
+        "--command",
+        command,
+        "--sglang-version",
+        "0.5.20",
+        "--dry-run",
+        "--json",
+    )
+    assert run((*words, "--set", "--tp=4", "--unset", "--disable-radix-cache")) == 1
+    plan = json.loads(capsys.readouterr().out)["plan"]
+    assert {(c["old"], c["new"]) for c in plan["changes"]} == {("2", "4"), ("", None)}
+    with pytest.raises(SystemExit) as end:  # the value was forgotten: what follows is an option of ours
+        run(("fix", "--set", "--dry-run"))
+    assert end.value.code == 2
+    assert "--set: expected one argument" in capsys.readouterr().err
+
+
+def test_an_option_beside_set_is_no_flag_of_sglang() -> None:
+    """Or ``--set --that=1`` could mean either."""
+    beside = _beside_set(build_parser())
+    assert "--dry-run" in beside
+    assert not beside & {o for v in catalogued_versions() for o in for_version(v).by_option} - {"-h", "--help"}

@@ -89,6 +89,21 @@ def test_putting_back_asks_names_the_command_and_hides_secrets(
     assert client.read(client.find(number)).serving == "new"
 
 
+@pytest.mark.parametrize("at", [0, 1, 2])
+@pytest.mark.parametrize("verb", [("resume",), ("resume", "--rollback"), ("rollback", "1", "--yes")])
+def test_read_only_is_obeyed_wherever_it_stands(
+    verb: tuple[str, ...], at: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The runner of this one died: resume would bring it to an end."""
+    a_journal(tmp_path, a_target(), an_order()).close()
+    words = ["sessions", *verb]
+    words.insert(at, "--read-only")
+    before = (tmp_path / "session-1.db").read_bytes()
+    assert run(words) == 2
+    assert "read-only: a session is only shown" in capsys.readouterr().err
+    assert (tmp_path / "session-1.db").read_bytes() == before
+
+
 @pytest.mark.parametrize("alive", [True, False])
 def test_a_change_of_this_server_that_has_no_end_comes_before_a_new_one(
     alive: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]

@@ -160,6 +160,17 @@ def test_no_text_breaks_the_search(text: str, place: str) -> None:
         ({"requests__running": 0}, "healthy"),
         ({"log__phase": "serving"}, "healthy"),
         ({"log__phase": "loading"}, "unknown"),
+        ({"server__info": "answered"}, "healthy"),
+        ({"server__info": "locked", "requests__running": 0}, "healthy"),
+        ({"server__info": "locked", "requests__running": 0, "metrics__frozen": True}, "unknown"),
+        # a log, and what was read from it, may be of before it hung
+        ({"server__info": "hung", "log__phase": "serving", "kv__capacity_tokens": 905795}, "unknown"),
+        ({"server__info": "failed", "log__phase": "serving", "server__max_running_requests": 8}, "unknown"),
+        ({"server__info": "missing", "log__phase": "serving"}, "unknown"),
+        # the page of a frozen scheduler answers, with numbers that stand still: idle looks the same
+        ({"server__info": "hung", "requests__running": 0, "requests__running_mean": 0.0}, "unknown"),
+        ({"server__info": "missing", "requests__running": 0, "requests__running_mean": 0.0}, "healthy"),
+        ({"server__info": "hung", "throughput__output": 80.5, "metrics__frozen": False}, "healthy"),
     ],
 )
 def test_a_good_health_check_alone_proves_no_scheduler(seen: dict[str, object], says: str) -> None:

@@ -174,3 +174,24 @@ def test_odd_documents_give_only_scalars(info: dict[str, Any]) -> None:
     for value in sglang.from_info(info).values():
         assert isinstance(value, Value)
         assert isinstance(value.x, (bool, int, float, str))
+
+
+@pytest.mark.parametrize(
+    ("paths", "word"),
+    [
+        ({"/server_info": answer(200, b'{"model_path": "m", "internal_states": [{"x": 1}]}')}, "answered"),
+        ({"/get_server_info": answer(200, b'{"model_path": "m", "last_gen_throughput": 1.5}')}, "answered"),
+        ({"/get_server_info": answer(200, b'{"model_path": "m"}')}, "static"),
+        ({"/server_info": silence}, "hung"),
+        ({"/server_info": answer(401, b"{}")}, "locked"),
+        ({"/server_info": answer(500, b"oops")}, "failed"),
+        ({"/server_info": answer(200, b"{}")}, "missing"),
+        ({"/server_info": answer(200, b"<html></html>", "text/html")}, "missing"),
+        ({}, "missing"),
+    ],
+)
+async def test_how_the_question_went(paths: dict[str, Say], word: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sglang, "INFO_S", 0.2)
+    async with serving(paths) as server:
+        assert numbers(await look(server.target))["server.info"] == word
+    assert "server.info" not in numbers(await look(Target(port=0, log_path="/nowhere.log")))

@@ -10,7 +10,7 @@ import os
 import shutil
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from importlib import import_module
 
 from wizard import __version__
@@ -108,7 +108,7 @@ def build_parser() -> argparse.ArgumentParser:
     probe.add_argument("--watch", action="store_true", help="again and again, until Ctrl-C")
     probe.add_argument("--window", type=float, default=2.0, metavar="S", help="seconds to watch the metrics")
 
-    flows = commands.add_parser("flows", help="the decision trees")
+    flows = commands.add_parser("flows", parents=[common], help="the decision trees")
     verbs = flows.add_subparsers(dest="verb", metavar="VERB", required=True)
     verbs.add_parser("list", parents=[common], help="the flows and their causes")
     lint = verbs.add_parser("lint", parents=[common], help="prove that they hang together")
@@ -118,7 +118,7 @@ def build_parser() -> argparse.ArgumentParser:
     graph.add_argument("--dot", action="store_true", help="as Graphviz")
     verbs.add_parser("schema", parents=[common], help="JSON Schema for editors")
 
-    sessions = commands.add_parser("sessions", help="changes made and under way")
+    sessions = commands.add_parser("sessions", parents=[common], help="changes made and under way")
     verbs = sessions.add_subparsers(dest="verb", metavar="VERB", required=True)
     verbs.add_parser("list", parents=[common], help="all sessions, newest first")
     for verb, text in (
@@ -187,22 +187,26 @@ _MODULES = {
 _TEXT_OPTIONS = frozenset({"--command", "--symptom", "--hardware"})
 """Their value is a text of a person's, which may start with a dash (``--command "--tp 4"``)."""
 
+_FLAG_OPTIONS = frozenset({"--set", "--unset"})
+"""Their value names a flag of SGLang's, which people write as they type it (``--set --tp=4``)."""
+
 _OWN_SWITCHES = frozenset({"-h", "--help", "--json", "--plain", "--read-only", "--local", "--yes"})
 
 
-def join_texts(argv: Sequence[str]) -> list[str]:
+def join_texts(argv: Sequence[str], own: Collection[str] = _OWN_SWITCHES) -> list[str]:
     """The words with each text option and its value as one: argparse takes a leading dash for a flag.
 
-    A bare switch of our own behind such an option is no text: the value was forgotten.
+    A bare switch of our own behind such an option is no text: the value was forgotten. ``own``: the
+    options that may stand beside ``--set``, none of which is a flag of a server.
     """
     words: list[str] = []
     rest = iter(argv)
     for word in rest:
         if word == "--":
             return [*words, word, *rest]
-        if word in _TEXT_OPTIONS:
+        if word in _TEXT_OPTIONS or word in _FLAG_OPTIONS:
             value = next(rest, None)
-            if value is None or value in _OWN_SWITCHES:
+            if value is None or value in (_OWN_SWITCHES if word in _TEXT_OPTIONS else own):
                 words += [word] if value is None else [word, value]
                 continue
             word = f"{word}={value}"
@@ -213,7 +217,7 @@ def join_texts(argv: Sequence[str]) -> list[str]:
 def run(argv: Sequence[str]) -> int:
     """Run a command line and return its exit code. Errors become one line on stderr."""
     parser = build_parser()
-    args = parser.parse_args(join_texts(argv))
+    args = parser.parse_args(join_texts(argv, _beside_set(parser)))
     for name, default in (
         ("json", False),
         ("read_only", False),
@@ -250,6 +254,13 @@ def run(argv: Sequence[str]) -> int:
         # The reader of stdout went away (head, a closed pager): nothing more to say to it.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return int(Exit.OK)
+
+
+def _beside_set(parser: argparse.ArgumentParser) -> frozenset[str]:
+    """Every option of the commands that take ``--set``."""
+    commands = next(a for a in parser._actions if isinstance(a, argparse._SubParsersAction)).choices.values()
+    takes = [one for one in commands if "--set" in one._option_string_actions]
+    return frozenset(option for one in takes for option in one._option_string_actions)
 
 
 def _check_version(version: str | None) -> None:

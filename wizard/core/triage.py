@@ -261,7 +261,7 @@ def verdict(snapshot: Snapshot, hypotheses: tuple[Hypothesis, ...]) -> Literal["
 
     A server that answers /health and tells of its scheduler (/server_info, /metrics, its log), or a log in
     phase ready or serving without a leading failure, shows it. Otherwise nothing can be said: ``unknown``. A
-    good /health alone is any HTTP server's.
+    good /health alone is any HTTP server's, and beside a /server_info that hangs a log is of yesterday.
     """
     if named(hypotheses):
         return "problem"
@@ -278,8 +278,14 @@ def _needs() -> tuple[tuple[str, Expression], ...]:
         (
             "it answers /health, and its scheduler was heard of in another way",
             parse(
-                "http.health == 'serving' and (known(kv.capacity_tokens) or known(server.max_running_requests) "
-                "or known(requests.running) or known(server.status) or log.phase in ['ready', 'serving'])"
+                "http.health == 'serving' and (server.info == 'answered' "
+                "or throughput.output > 0 or throughput.input > 0 "
+                "or not (known(metrics.frozen) and metrics.frozen == True) and ("
+                # what a log or a page of metrics holds may be of before it hung
+                "not (known(server.info) and server.info in ['hung', 'failed', 'missing']) "
+                "and (known(kv.capacity_tokens) or known(server.max_running_requests) "
+                "or known(requests.running) or known(server.status) or log.phase in ['ready', 'serving']) "
+                "or known(requests.running_mean) and not (known(server.info) and server.info == 'hung')))"
             ),
         ),
         (
@@ -289,7 +295,7 @@ def _needs() -> tuple[tuple[str, Expression], ...]:
         (
             "its log serves and shows no failure",
             parse(
-                "not known(http.health) and not known(log.signature) "
+                "not known(http.health) and not known(http.reachable) and not known(log.signature) "
                 "and log.phase in ['ready', 'serving', 'ended']"
             ),
         ),

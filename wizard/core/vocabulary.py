@@ -76,6 +76,7 @@ server.version | text | SGLang version | sglang
 server.model | text | model path or served name | sglang
 server.device | text | cuda, cpu, ... | sglang, told
 server.simulated | bool | it says that it is the wizard's simulator | sglang
+server.info | text | /server_info: answered (by the scheduler), static, locked, hung, failed, missing | sglang
 server.status | text | status in /server_info | sglang
 server.host | text | bind address | sglang
 server.port | port | HTTP port | sglang

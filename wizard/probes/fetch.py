@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from wizard.core.target import Target
+from wizard.server.configfile import secret_settings
 from wizard.server.network import listens_there
 
 if TYPE_CHECKING:
@@ -73,11 +74,12 @@ def api_key_of(argv: Sequence[str]) -> str | None:
 
 def headers_for(target: Target) -> dict[str, str]:
     argv: Sequence[str] = ()
+    cwd = ""
     if target.launch is not None:
-        argv = target.launch.argv
+        argv, cwd = target.launch.argv, target.launch.cwd
     elif target.command_text:
         argv = target.command_text.split()
-    key = api_key_of(argv)
+    key = api_key_of(argv) or secret_settings(argv, cwd).get("--api-key")
     return {"Authorization": f"Bearer {key}"} if key else {}
 
 

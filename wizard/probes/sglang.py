@@ -18,7 +18,7 @@ from wizard.core.serverargs import decode_graph_disabled
 from wizard.core.story import Story
 from wizard.core.target import Target
 from wizard.probes import launchline
-from wizard.probes.base import NoData, ProbeContext, ProbeSpec, in_thread
+from wizard.probes.base import ProbeContext, ProbeSpec, in_thread
 from wizard.probes.fetch import FetchError, client_for, fetch
 from wizard.probes.log import log_path_of
 from wizard.probes.logfile import read_start
@@ -101,7 +101,7 @@ class SglangProbe:
         values: dict[str, Value] = {
             "server.command_known": Value(target.launch is not None, Trust.MEASURED, "process")
         }
-        info, reason = await info_of(target)
+        info, reason, word = await info_of(target)
         command = await in_thread(launchline.command_of, target)
         path = log_path_of(target)
         if path is not None and (not info or "server.max_running_requests" not in from_info(info)):
@@ -122,8 +122,11 @@ class SglangProbe:
         values.update(_defaults(values, ctx))
         if command is not None:
             values.update(await in_thread(_checked, target, values, ctx))
+        heard = {"server.info": Value(word, Trust.MEASURED, "/server_info")} if word else {}
         if len(values) == 1:
-            raise NoData(reason or "neither the server, nor its log, nor its command line can be seen")
+            nothing = reason or "neither the server, nor its log, nor its command line can be seen"
+            return ProbeResult("sglang", Outcome.NO_DATA, heard, nothing)
+        values.update(heard)
         return ProbeResult("sglang", Outcome.OK, values, reason)
 
 
@@ -241,12 +244,12 @@ def _set_by_launch_command(info: Mapping[str, Any]) -> dict[str, Value]:
     return _set_values(command, "/server_info launch_command")
 
 
-async def info_of(target: Target) -> tuple[dict[str, Any], str | None]:
-    """/server_info, or nothing and why."""
+async def info_of(target: Target) -> tuple[dict[str, Any], str | None, str]:
+    """/server_info, or nothing and why; and how it went, in the word of the reading ``server.info``."""
     why = why_not_ask(target)
     why = why or await in_thread(why_somebody_else, target)
     if why is not None:
-        return {}, why if target.port > 0 else None
+        return {}, why if target.port > 0 else None, ""
     try:
         async with client_for(target) as client:
             for path in ("/server_info", "/get_server_info"):
@@ -256,15 +259,25 @@ async def info_of(target: Target) -> tuple[dict[str, Any], str | None]:
                     if error.status == 404:
                         continue
                     hangs = ": the scheduler may hang" if error.kind == "timeout" else ""
-                    return {}, f"{error}{hangs}"
+                    return {}, f"{error}{hangs}", _TROUBLES.get(error.kind, "failed")
                 document = page.json()
                 if isinstance(document, dict):
-                    return document, None
+                    return document, None, _heard_of(document)
                 what = "a web page" if page.is_html else "no JSON object"
-                return {}, f"{target.base_url}{path} is {what}: is this an SGLang server?"
+                return {}, f"{target.base_url}{path} is {what}: is this an SGLang server?", "missing"
     except FetchError as error:
-        return {}, str(error)
-    return {}, f"{target.base_url} has no /server_info: is this an SGLang server?"
+        return {}, str(error), "failed"
+    return {}, f"{target.base_url} has no /server_info: is this an SGLang server?", "missing"
+
+
+_TROUBLES = {"timeout": "hung", "unauthorized": "locked"}
+
+
+def _heard_of(info: Mapping[str, Any]) -> str:
+    """Since 0.4.4 the scheduler itself is asked; older versions tell the settings alone."""
+    if info.get("internal_states") or "last_gen_throughput" in info:
+        return "answered"
+    return "static" if "model_path" in info else "missing"
 
 
 def from_info(info: Mapping[str, Any]) -> dict[str, Value]:

@@ -8,9 +8,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from wizard.core.placement import shell_words
-from wizard.core.redact import HIDDEN, clean, is_secret_variable, redact_argv, redact_text, secrets_of
+from wizard.core.redact import HIDDEN, clean, is_secret_variable, redact_argv, redact_text
 from wizard.core.target import Launch
 from wizard.server import placement
+from wizard.server.configfile import launch_secrets, secret_settings
 
 _SESSION_NOISE = (
     *("_", "PWD", "OLDPWD", "SHLVL", "TERM", "COLORTERM", "LS_COLORS", "HOME", "USER", "LOGNAME", "SHELL"),
@@ -57,15 +58,19 @@ def _differing(launch: Launch, environ: Mapping[str, str]) -> dict[str, str]:
 
 def clean_line(line: str, launch: Launch | None = None) -> str:
     """A foreign line, safe to show: no escape sequences, no secrets (those of ``launch`` wherever they are)."""
-    secrets = secrets_of(launch.argv, launch.environ) if launch else ()
-    return redact_text(clean(line).replace("\n", " "), secrets)
+    return redact_text(clean(line).replace("\n", " "), launch_secrets(launch))
 
 
 def hide_known(text: str, launch: Launch | None) -> str:
     """Our own sentence without the secrets of ``launch``; nothing else in it is touched."""
-    for secret in secrets_of(launch.argv, launch.environ) if launch else ():
+    for secret in launch_secrets(launch):
         text = text.replace(secret, HIDDEN)
     return text
+
+
+def api_key(launch: Launch) -> str | None:
+    """The key that the API of this launch is protected with: of its words, else of its ``--config`` file."""
+    return flag_value(launch.argv, "--api-key") or secret_settings(launch.argv, launch.cwd).get("--api-key")
 
 
 def flag_value(argv: Sequence[str], flag: str) -> str | None:

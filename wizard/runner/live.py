@@ -20,7 +20,7 @@ from wizard.core.plan import VerifyGoal
 from wizard.core.story import Story
 from wizard.core.target import Identity, Launch, Target
 from wizard.runner import orphans, processes
-from wizard.runner.command import clean_line, flag_value
+from wizard.runner.command import api_key, clean_line
 from wizard.runner.operations import PortOwner, Progress, Readiness, Released, Started, Stopped
 from wizard.runner.state_dir import server_log_path
 from wizard.server import proc
@@ -231,7 +231,7 @@ class LiveOperations:
     ) -> Measurement:
         from wizard.measure.client import measure
 
-        key = flag_value(launch.argv, "--api-key")
+        key = api_key(launch)
         return await measure(_base_url(target, port), workload, api_key=key, progress=on_progress, salt=salt)
 
     async def observe(
@@ -239,7 +239,7 @@ class LiveOperations:
     ) -> Measurement:
         from wizard.measure.passive import observe
 
-        key = flag_value(launch.argv, "--api-key")
+        key = api_key(launch)
         return await observe(_base_url(target, port), windows=windows, api_key=key, progress=on_progress)
 
     def compare(self, before: Measurement, after: Measurement, goal: VerifyGoal) -> Verdict:

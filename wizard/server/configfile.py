@@ -8,10 +8,15 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
+from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any
 
 from wizard.core.argv import CommandLine, parse
 from wizard.core.flags import Catalogue
+from wizard.core.redact import is_secret_flag, secrets_of
+from wizard.core.target import Launch
 
 MOST_BYTES = 256 * 1024
 MOST_SETTINGS = 1000
@@ -70,12 +75,61 @@ def read(path: str, cwd: str) -> dict[str, Any]:
     try:
         document = yaml.load(data.decode("utf-8", "replace"), Loader)
     except (yaml.YAMLError, ValueError, RecursionError) as error:
-        raise ConfigError(f"--config {path} is no YAML: {' '.join(str(error).split())[:120]}") from None
+        raise ConfigError(f"--config {path} is no YAML: {_what_and_where(error)}") from None
     if document is None:
         return {}
     if not isinstance(document, dict):
         raise ConfigError(f"--config {path} must hold names with values (key: value)")
     return {str(key): value for key, value in list(document.items())[:MOST_SETTINGS]}
+
+
+def _what_and_where(error: Exception) -> str:
+    """A parser's words quote the line that they are about, and that line may hold a key."""
+    mark = getattr(error, "problem_mark", None)
+    what = getattr(error, "problem", None) or str(error).partition("\n")[0]
+    return f"{' '.join(str(what).split())[:120]}" + (f" (line {mark.line + 1})" if mark is not None else "")
+
+
+def secret_settings(argv: Sequence[str], cwd: str) -> dict[str, str]:
+    """The secrets in the file that a command names, by flag (``--api-key``); none when it cannot be used."""
+    path = _named_in(argv)
+    if path is None:
+        return {}
+    try:
+        about = os.stat(os.path.join(cwd, path))
+        return dict(_secrets(path, cwd, about.st_mtime_ns, about.st_size))
+    except (OSError, ValueError):
+        return {}
+
+
+def _named_in(argv: Sequence[str]) -> str | None:
+    """The word behind ``--config``, also in the text of a shell."""
+    for at, word in enumerate(argv):
+        if word == "--config" and at + 1 < len(argv):
+            return argv[at + 1]
+        if " " in word and "--config" in word:
+            try:
+                found = _named_in(shlex.split(word))
+            except ValueError:
+                continue
+            if found is not None:
+                return found
+    return None
+
+
+@lru_cache(maxsize=8)
+def _secrets(path: str, cwd: str, changed_ns: int, size: int) -> tuple[tuple[str, str], ...]:
+    """Kept as long as the file is the same: each line of a log is held against them. Raises ConfigError."""
+    settings = {f"--{key.lstrip('-').replace('_', '-')}": value for key, value in read(path, cwd).items()}
+    return tuple((f, str(v)) for f, v in settings.items() if is_secret_flag(f) and v not in (None, ""))
+
+
+def launch_secrets(launch: Launch | None) -> tuple[str, ...]:
+    """The secrets of a launch, to be hidden wherever they turn up: of its words, environment and file."""
+    if launch is None:
+        return ()
+    in_file = (s for s in secret_settings(launch.argv, launch.cwd).values() if len(s) >= 4)
+    return tuple(dict.fromkeys((*secrets_of(launch.argv, launch.environ), *in_file)))
 
 
 def words_of(settings: dict[str, Any], catalogue: Catalogue) -> list[str]:

@@ -82,6 +82,15 @@ def still_starting(state: SessionState) -> str:
     return f"{_STARTS[str(phase.x)]}{ran}. Its log shows no failure; it listens only once that is done.{last}"
 
 
+_COLLECT = {
+    "hung": "run: curl -m 30 {url}/health_generate (it makes one token); without an answer, py-spy dump --pid "
+    "of the sglang::scheduler shows where it stands",
+    "locked": "give the key: --command with the launch line, or --pid",
+    "": "ask where /server_info and /metrics can be reached: the server itself, not a proxy before it",
+}
+"""What to collect where /health alone is good, by the reading ``server.info``."""
+
+
 def cannot_tell_line(state: SessionState) -> str:
     """The one line for stderr when nothing could be told: the nearest reason, and what to do."""
     target, results = state.target, state.snapshot.results
@@ -102,9 +111,12 @@ def cannot_tell_line(state: SessionState) -> str:
         return asked.reason or f"{target.base_url if target else 'the server'} is {word}"
     said = results.get("sglang")
     if word == "serving" and said is not None and said.reason and target is not None:
+        info = state.snapshot.get("server.info")
+        collect = _COLLECT.get(str(info.x) if info is not None else "", _COLLECT[""])
+        log = "" if target.log_path else "give --log FILE, and "
         return (
-            f"{target.base_url} answers /health and nothing else, as any web server may: {said.reason}. "
-            "Give --log FILE, or ask where /server_info and /metrics can be reached"
+            f"{target.base_url} answers /health, as any web server may, and nothing shows that its scheduler "
+            f"works: {said.reason}. To tell, {log}{collect.format(url=target.base_url)}"
         )
     if is_no_launch(state) and target is not None and not target.log_path and not target.metrics_path:
         return NO_LAUNCH

@@ -14,9 +14,10 @@ from pathlib import Path
 from typing import Literal, TypeVar
 
 from wizard.core.held import Held
-from wizard.core.redact import clean, redact_text, secrets_of
+from wizard.core.redact import clean, redact_text
 from wizard.core.target import Identity, Launch, Target
 from wizard.server import proc
+from wizard.server.configfile import launch_secrets
 from wizard.server.identity import identify, is_alive
 from wizard.server.supervisors import clients, compose, docker, engines, execute, kubernetes, podman
 from wizard.server.supervisors.book import Book
@@ -97,7 +98,7 @@ class Recreated:
         return recipe_of(find(self._held.details), change)
 
     def steps(self, old: Launch, wish: Wish) -> Steps:
-        known = secrets_of(old.argv, old.environ)
+        known = launch_secrets(old)
         shown = [
             tuple(redact_text(clean(line), known) for line in to_type(acts))
             for acts in (self.recipe.steps, self.recipe.undo_after(self._begun() or self._all()))
@@ -270,4 +271,4 @@ async def _told(work: Callable[[], T], say: Say, what: str) -> T:
 
 
 def _plain(text: str, old: Launch) -> str:
-    return redact_text(clean(text), secrets_of(old.argv, old.environ))
+    return redact_text(clean(text), launch_secrets(old))
