@@ -130,9 +130,9 @@ def test_huge_input_is_bounded() -> None:
     page = parse('m{a="' + "x" * 3_000_000 + '"} 1\n' + "y 2\n" * 500_000, max_bytes=100_000)
     assert page.truncated
     assert page.names() == ()
-    started = time.monotonic()
+    started = time.thread_time()
     parse('m{a="' + "\\" * 400_000 + "\n" + "m{" + "a" * 400_000 + "\n" + "m{" + " ," * 200_000 + "\n")
-    assert time.monotonic() - started < 5
+    assert time.thread_time() - started < 5
 
 
 def test_quantile_of_the_window_only() -> None:

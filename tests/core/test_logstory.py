@@ -295,9 +295,9 @@ def test_signatures_are_well_formed() -> None:
      "(" * LINE_CAP, "[" * LINE_CAP, "Model architectures " * 200, "a." * 2000 + "Error", "image" * 800],
 )  # fmt: skip
 def test_no_line_takes_long(line: str) -> None:
-    started = time.perf_counter()
+    started = time.thread_time()  # its own work: a busy machine is no slow pattern
     told(line)
-    assert time.perf_counter() - started < 1.0
+    assert time.thread_time() - started < 1.0
 
 
 @given(st.lists(st.text(max_size=200), max_size=30))

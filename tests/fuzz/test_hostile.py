@@ -121,12 +121,12 @@ def test_no_pattern_takes_long_on_a_text_made_against_it(number: int) -> None:
         letters = "".join(c for c in one.pattern if c.isalnum() or c in " :'-_.")[:200] or "a"
         cap = LINE_CAP if one in BOOK.signatures else TEXT_CAP
         for text in ((letters * (cap // len(letters) + 1))[:cap], ((letters[:6] + " ") * cap)[:cap]):
-            began = time.perf_counter()
+            began = time.thread_time()
             if one in BOOK.signatures:
                 one.matches(text, "serving")  # type: ignore[union-attr]
             else:
                 search([one], one.places[0], text)  # type: ignore[list-item, union-attr]
-            took = time.perf_counter() - began
+            took = time.thread_time() - began
             slowest = max(slowest, (one.id, took), key=lambda pair: pair[1])
     assert slowest[1] < 5.0, slowest
 
