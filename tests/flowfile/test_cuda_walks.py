@@ -39,6 +39,7 @@ FAILS: list[tuple[str, str]] = [
     ("OSError: CUDA_HOME environment variable is not set.", "jit_compile_failure"),
     ("/x/a.cu:3:10: fatal error: cuda_fp8.h: No such file or directory", "jit_compile_failure"),
     ("nvcc fatal   : Unsupported gpu architecture 'compute_121a'", "jit_compile_failure"),
+    ("RuntimeError: Ninja build failed. Ninja output:", "jit_compile_failure"),
     ("RuntimeError: Ninja is required to load C++ extensions", "jit_compile_failure"),
     ("triton.runtime.errors.OutOfResources: out of resource: shared memory, Required: 9, Hardware limit: 8.",
      "triton_error"),
