@@ -10,7 +10,7 @@ from tests.books import BOOK
 from wizard.core.argv import parse, split
 from wizard.core.findings import Checked, examine, name_in
 from wizard.core.reading import Value
-from wizard.server.catalogue import for_version, next_newer
+from wizard.server.catalogue import catalogued_versions, for_version, next_newer
 
 RULES = BOOK.command_rules
 assert RULES is not None
@@ -328,3 +328,54 @@ def test_json_of_other_flags_says_its_place_too() -> None:
 def test_ranks_over_slices_of_a_card(args: str, rules: list[str]) -> None:
     assert [e.rule for e in check(args, gpu__mig=True, gpu__count=1).errors] == rules
     assert all(e.rule != "ranks_over_slices" for e in check(args, gpu__count=8).errors)
+
+
+@pytest.mark.parametrize(
+    ("version", "args", "edits", "says"),
+    [
+        ("0.4.0", "--tp 8 --page-size 16", None, "install SGLang 0.4.4 or newer"),
+        ("0.4.2", "--pp-size 2", None, "install SGLang 0.4.6.post5 or newer"),
+        ("0.5.9", "--disable-piecewise-cuda-graph", None, "leave it out"),
+        ("0.5.23", "--enable-piecewise-cuda-graph", "without --enable-piecewise-cuda-graph", "by themselves"),
+        ("0.4.0", "--admin-api-key s3cret", None, "leave it out"),
+        ("0.5.18", "--torchao-config int4wo-128", "--quantization a value of your own", "torchao left"),
+        ("0.5.20", "--attn-dp-size 4 --tp 8", "--enable-dp-attention, --dp-size 4", ""),
+        ("0.5.13", "--cuda-graph-max-bs-decode 8", "--cuda-graph-max-bs 8", ""),
+        ("0.5.12", "--dsa-prefill-backend fa3", "--nsa-prefill-backend fa3", ""),
+        ("0.5.6", "--enable-flashinfer-trtllm-moe", "--moe-runner-backend flashinfer_trtllm", ""),
+        ("0.5.8", "--context-length 32k", "--context-length 32768", "from 0.5.10"),
+        ("0.5.20", "--context-length 32K", "--context-length 32768", "lower case count"),
+        ("0.5.20", "--max-total-tokens 1.5Mi", None, "whole number"),
+        ("0.5.20", "--disable-metrics", None, ""),
+    ],
+)  # fmt: skip
+def test_a_flag_of_another_version(version: str, args: str, edits: str | None, says: str) -> None:
+    """By its name in this version where it has one; never by another setting that is spelled like it."""
+    (found,) = check(args, version).errors
+    assert found.instead == edits
+    assert says in found.says()
+
+
+def test_no_flag_of_another_version_is_told_by_likeness() -> None:
+    for version in catalogued_versions():
+        catalogue = for_version(version)
+        for option in catalogue.spans:
+            found = catalogue.resolve(option)
+            assert found.kind != "unknown" or not found.candidates, (version, option)
+
+
+@pytest.mark.parametrize("value", ["32k", "1.5M", "1Mi", "4096"])
+def test_suffixes_that_argparse_takes(value: str) -> None:
+    assert not check(f"--context-length {value}").errors
+
+
+def test_dp_attention_takes_its_size_along() -> None:
+    (found,) = [f for f in check("--enable-dp-attention --dp-size 8 --tp 8", "0.5.23").findings]
+    assert (found.kind, found.instead) == ("deprecated", "--attn-dp-size 8")
+
+
+@pytest.mark.parametrize(("version", "errors"), [("0.5.4", ["sglang serve"]), ("0.5.6", []), ("0.5.23", [])])
+def test_serve_came_with_0_5_6(version: str, errors: list[str]) -> None:
+    assert RULES is not None
+    command = parse(split("sglang serve m --port 30001").argv, for_version(version))
+    assert [f.flag for f in examine(command, RULES).errors] == errors

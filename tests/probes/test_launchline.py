@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.books import BOOK
-from wizard.core.reading import Scalar
+from wizard.core.reading import Outcome, Scalar
 from wizard.core.target import Launch, Target
 from wizard.probes import launchline
 from wizard.probes.base import ProbeContext
@@ -62,5 +62,8 @@ def test_an_odd_model_folder_says_nothing(tmp_path: Path, text: str) -> None:
 
 
 async def test_a_text_without_a_command_is_not_judged() -> None:
-    with pytest.raises(Exception, match="nor its command line"):
-        await said(Target(port=0, command_text="lm.launch()"))
+    target = Target(port=0, command_text="lm.launch()")
+    result = await SglangProbe().read(ProbeContext(target=target, rules=RULES))
+    assert result.outcome is Outcome.NO_DATA
+    assert not any(name.startswith("command.") for name in result.values)
+    assert "nor its command line" in str(result.reason)

@@ -48,7 +48,8 @@ class CommandRule:
 
 @dataclass(frozen=True)
 class ForeignName:
-    """A flag that SGLang never had (another server's, or from a recipe) and the setting that it means.
+    """A flag that SGLang never had (another server's, or from a recipe), or that left it, and the setting
+    that it means. Of one that left, this holds for the versions after the last that took it.
 
     ``means`` "" : there is nothing to set, ``why`` says so. ``keeps_value``: its value means the same.
     """

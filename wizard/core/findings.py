@@ -16,7 +16,7 @@ from wizard.core.commandline import CommandLine, FlagUse, Problem
 from wizard.core.commandrules import CommandRule, FindingKind, ForeignName, RuleBook, environment
 from wizard.core.expr import Env
 from wizard.core.flagcheck import problems_of
-from wizard.core.flags import Catalogue, snake
+from wizard.core.flags import Catalogue, Span, snake, version_key
 from wizard.core.redact import HIDDEN, is_secret_flag
 from wizard.core.versions import within
 
@@ -92,6 +92,14 @@ class Finding:
         }
 
 
+SERVE_SINCE = "0.5.6"
+SERVE_LATER = (
+    f"`sglang serve` came with SGLang {SERVE_SINCE}; this version is started by "
+    "`python -m sglang.launch_server --model-path MODEL`"
+)
+"""Source: the console scripts of the wheels of 0.4.0-0.5.23 (endpoints_process.md)."""
+
+
 @dataclass(frozen=True)
 class Checked:
     """What a command line was held against, and what was found: errors first."""
@@ -135,6 +143,8 @@ def examine(
             one = replace(one, ends_start=False, why=why)
         if one is not None:
             found.append(one)
+    if command.kind == "serve" and version_known and _older(catalogue, SERVE_SINCE):
+        found.append(Finding("unknown", "sglang serve", SERVE_LATER, (), True, f">={SERVE_SINCE}"))
     found += _repeated(command)
     found += _of_graph_config(command)
     env = environment(command, others, complete=not abridged and command.config_path is None)
@@ -197,11 +207,16 @@ def _from_problem(
             edits = _foreign_edits(foreign, use, catalogue)
         else:
             edits = _suggested(problem.suggestion, use, catalogue)
+            if foreign is not None and span is not None and _left(span, catalogue):
+                why = f"{why}: {foreign.why}"
+                edits = edits or _foreign_edits(foreign, use, catalogue)
+            elif span is not None and not edits:
+                why = f"{why}: {_without_it(flag, span, catalogue)}"
         if not version_known and (span is not None or kind == "ambiguous"):
             ends = False
             why += " (the version is not known: this holds for the newest one)"
     elif kind == "deprecated" and use is not None:
-        edits = _suggested(problem.suggestion, use, catalogue)
+        edits = _suggested(_filled(problem.suggestion, command), use, catalogue)
         why = f"{flag} is deprecated in {catalogue.version}: {_softly(why)}"
         if not version_known:
             return None
@@ -213,6 +228,22 @@ def _from_problem(
         if problem.kind == "bad_choice" and not version_known:
             ends = False
     return Finding(kind, use.spelling or flag if use is not None else flag, why, edits, ends, versions)
+
+
+def _older(catalogue: Catalogue, version: str) -> bool:
+    return version_key(catalogue.asked or catalogue.version) < version_key(version)
+
+
+def _left(span: Span, catalogue: Catalogue) -> bool:
+    """The flag existed, and no longer does in this version."""
+    return version_key(span.last) < version_key(catalogue.version)
+
+
+def _without_it(flag: str, span: Span, catalogue: Catalogue) -> str:
+    """What to do about a flag that only other versions have, and that has no other name here."""
+    if _left(span, catalogue):
+        return "leave it out"
+    return f"leave it out, or install SGLang {span.first} or newer"
 
 
 def _softly(message: str) -> str:
@@ -245,6 +276,17 @@ def _suggested(suggestion: str | None, use: FlagUse, catalogue: Catalogue) -> tu
     if any(e.flag == use.flag for e in edits):
         return tuple(edits)
     return (*edits, Edit(use.spelling or use.flag, None)) if edits else ()
+
+
+def _filled(suggestion: str | None, command: CommandLine) -> str | None:
+    """``--new <other>``: the new flag takes the value that the line gives for another one."""
+
+    def value(match: re.Match[str]) -> str:
+        other = command.use(snake(match[1]))
+        given = other is not None and len(other.values) == 1 and re.fullmatch(r"\w+", other.text)
+        return other.text if other is not None and given else match[0]
+
+    return re.sub(r"<([a-z][\w-]*)>", value, suggestion) if suggestion else suggestion
 
 
 def _foreign_edits(foreign: ForeignName, use: FlagUse, catalogue: Catalogue) -> tuple[Edit, ...]:

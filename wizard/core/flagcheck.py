@@ -11,7 +11,9 @@ from wizard.core.commandline import CommandLine, FlagUse, Problem, parse
 from wizard.core.flags import Catalogue, FlagSpec, snake
 from wizard.core.redact import HIDDEN, is_secret_flag
 
-_HUMAN_INT = r"^([+-]?\d+(?:\.\d+)?)\s*([kKmMgGtT]i?)?$"
+_HUMAN_INT = re.compile(r"(?:(\d+(?:\.\d+)?)(k|M|G|T)|(\d+)([KMGT]i)|([+-]?\d+))")
+"""Case counts, and the powers of 1024 take no fraction (SGLang 0.5.20 human_readable_int)."""
+_MEANT_INT = re.compile(r"(\d+)\s*([kKmMgG])[iI]?[bB]?")
 
 
 def _is_json(text: str) -> None:
@@ -22,20 +24,33 @@ def _is_json(text: str) -> None:
 
 def _human_int(text: str) -> int:
     """32k, 1Mi. Raises ValueError."""
-    match = re.match(_HUMAN_INT, text)
+    match = _HUMAN_INT.fullmatch(text.strip())
     if match is None:
         raise ValueError(text)
-    power = " kmgt".index(match[2][0].lower()) if match[2] else 0
-    base = 1024 if match[2] and match[2].endswith("i") else 1000
-    return int(float(match[1]) * base**power)
+    if match[5]:
+        return int(match[5])
+    if match[4]:
+        return int(match[3]) << 10 * " KMGT".index(match[4][0])
+    return int(float(f"{match[1]}e{3 * ' kMGT'.index(match[2])}"))
+
+
+def _meant(text: str) -> str | None:
+    """What a person means by 32K where that is not taken, as plain digits: tokens are counted in 1024s."""
+    match = _MEANT_INT.fullmatch(text.strip())
+    return str(int(match[1]) << 10 * " kmg".index(match[2].lower())) if match else None
 
 
 _CONVERTERS: dict[str, tuple[Callable[[str], object], str]] = {
     "int": (int, "a whole number"),
     "float": (float, "a number"),
     "json": (_is_json, "JSON"),
-    "human_readable_int": (_human_int, "a whole number (4096, 32k, 1Mi)"),
+    "human_readable_int": (_human_int, "a whole number (4096, 32k, 1Mi; upper and lower case count)"),
 }
+
+
+SUFFIXES_SINCE = "0.5.10"
+_SUFFIXED = frozenset({"--context-length", "--max-total-tokens", "--max-prefill-tokens"})
+"""Flags that take suffixes, and the first catalogued version in which they do (flags_changes.md)."""
 
 
 class Range(NamedTuple):
@@ -128,7 +143,7 @@ def _check_use(use: FlagUse, spec: FlagSpec, catalogue: Catalogue) -> list[Probl
         text = f"{spec.flag} is deprecated in {catalogue.version} ({spec.deprecated})"
         way = catalogue.spell(snake(spec.flag))
         instead = spec.replacement
-        if way and way[0].flag != spec.flag:
+        if way and way[0].flag != spec.flag and "<" not in (instead or ""):
             instead = " ".join(s.flag if s.value is None else f"{s.flag} {s.value}" for s in way)
         problems.append(Problem("deprecated", spec.flag, text, instead, fatal=spec.fatal))
     if spec.is_switch:
@@ -156,7 +171,10 @@ def _check_value(value: str, spec: FlagSpec) -> Problem | None:
         except ValueError as error:
             place = "" if shown == HIDDEN else graphconfig.place_of(error, value)
             text = f"{spec.flag} takes {noun}, not {shown}" + (f": {place}" if place else "")
-            return Problem("bad_type", spec.flag, text)
+            meant = _meant(value) if spec.type in ("int", "human_readable_int") else None
+            if meant and spec.type == "int" and spec.flag in _SUFFIXED:
+                text += f" (suffixes such as 32k are taken from {SUFFIXES_SINCE})"
+            return Problem("bad_type", spec.flag, text, meant)
         except RecursionError:
             return Problem("bad_type", spec.flag, f"{spec.flag} is nested too deep")
         number = float(result) if isinstance(result, (int, float)) else None

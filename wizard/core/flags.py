@@ -198,6 +198,42 @@ warning is the one to write; any of them may stand in a command line (source: th
 0.4.0-0.5.23: ``--cuda-graph-max-bs`` is exact to 0.5.13, warns to 0.5.19 and is ambiguous from 0.5.20)."""
 
 
+RENAMED: tuple[tuple[str, str], ...] = (
+    ("--cuda-graph-max-bs-decode", "--cuda-graph-max-bs"),
+    ("--cuda-graph-bs-decode", "--cuda-graph-bs"),
+    ("--cuda-graph-max-bs-prefill", "--piecewise-cuda-graph-max-tokens"),
+    ("--cuda-graph-bs-prefill", "--piecewise-cuda-graph-tokens"),
+    ("--disable-prefill-cuda-graph", "--disable-piecewise-cuda-graph"),
+    ("--attn-dp-size", "--enable-dp-attention --dp-size"),
+    ("--attention-data-parallel-size", "--enable-dp-attention --dp-size"),
+    ("--dsa-decode-backend", "--nsa-decode-backend"),
+    ("--dsa-prefill-backend", "--nsa-prefill-backend"),
+    ("--dsa-prefill-cp-mode", "--nsa-prefill-cp-mode"),
+    ("--enable-dsa-prefill-context-parallel", "--enable-nsa-prefill-context-parallel"),
+    ("--incremental-streaming-output", "--stream-output"),
+    ("--mamba-radix-cache-strategy", "--mamba-scheduler-strategy"),
+    ("--smg-grpc-mode", "--grpc-mode"),
+    ("--enable-hicache", "--enable-hierarchical-cache"),
+    ("--file-storage-path", "--file-storage-pth"),
+    ("--file-storage-pth", "--file-storage-path"),
+    ("--kt-method", "--kt-amx-method"),
+    ("--kt-amx-method", "--kt-method"),
+    ("--kt-weight-path", "--kt-amx-weight-path"),
+    ("--kt-amx-weight-path", "--kt-weight-path"),
+    ("--otlp-traces-endpoint", "--oltp-traces-endpoint"),
+    ("--oltp-traces-endpoint", "--otlp-traces-endpoint"),
+    ("--enable-flashinfer-cutlass-moe", "--moe-runner-backend flashinfer_cutlass"),
+    ("--enable-flashinfer-trtllm-moe", "--moe-runner-backend flashinfer_trtllm"),
+    ("--enable-flashinfer-mxfp4-moe", "--moe-runner-backend flashinfer_mxfp4"),
+    ("--enable-flashinfer-cutedsl-moe", "--moe-runner-backend flashinfer_cutedsl"),
+    ("--enable-triton-kernel-moe", "--moe-runner-backend triton_kernel"),
+    ("--enable-deepep-moe", "--moe-a2a-backend deepep"),
+)
+"""The same setting by its name in other versions, where neither the intents nor the catalogue's own notes
+tell it (read from flags_changes.md and the flags of 0.4.0-0.5.23). Never by likeness: ``--pp-size`` is like
+``--tp-size``."""
+
+
 @dataclass(frozen=True)
 class Catalogue:
     """The flags of one version.
@@ -256,7 +292,8 @@ class Catalogue:
                 return Resolution("abbreviation", self.by_option[hits[0]], tuple(hits))
             if len(flags) > 1:
                 return Resolution("ambiguous", None, tuple(hits), self._successor(option))
-        near = self._nearest(option)
+        # A flag of other versions is no slip of the pen: what is like it here is another setting.
+        near = () if option in self.spans else self._nearest(option)
         return Resolution("unknown", None, near, self._successor(option) or (near[0] if near else None))
 
     def flag_for(self, name: str) -> FlagSpec | None:
@@ -328,6 +365,9 @@ class Catalogue:
         return tuple(Spelling(self.by_option[s.flag].flag, s.value) for s in way)
 
     def _successor(self, option: str) -> str | None:
+        for here, there in RENAMED:
+            if here == option and all(w in self.by_option for w in there.split() if w.startswith("--")):
+                return there
         span = self.spans.get(option)
         for name in (snake(option), span.replacement if span else None):
             if not name:
@@ -343,7 +383,13 @@ class Catalogue:
     def _nearest(self, option: str) -> tuple[str, ...]:
         import difflib  # late: costs 10 ms, and only a mistyped flag needs it
 
-        return tuple(difflib.get_close_matches(option, list(self.by_option), n=3, cutoff=0.75))
+        found = difflib.get_close_matches(option, list(self.by_option), n=6, cutoff=0.75)
+        return tuple(o for o in found if not _opposite(option, o))[:3]
+
+
+def _opposite(one: str, other: str) -> bool:
+    """``--enable-x`` for ``--disable-x``: like each other, and the contrary."""
+    return {one.partition("able-")[0], other.partition("able-")[0]} == {"--en", "--dis"}
 
 
 def intent_spellings(name: str) -> tuple[Spelling, ...]:

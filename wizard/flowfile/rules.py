@@ -58,7 +58,7 @@ def foreign(name: str, doc: Doc) -> ForeignName:
 
 
 def lint_rules(book: RuleBook) -> Iterator[Problem]:
-    """Names that no version knows, ids that stand twice, foreign names that SGLang had after all."""
+    """Names that no version knows, ids that stand twice, foreign names that SGLang has."""
     from wizard.server.catalogue import exists_in_any_version, for_version, known_names
 
     seen: set[str] = set()
@@ -84,9 +84,9 @@ def lint_rules(book: RuleBook) -> Iterator[Problem]:
                     )
             elif name not in VOCABULARY and name not in MODEL_NAMES:
                 yield Problem(at, f'unknown reading "{name}"{nearest(name, (*VOCABULARY, *MODEL_NAMES))}')
-    spans = for_version(None).spans
+    spans, newest = for_version(None).spans, for_version(None).version
     for entry in book.foreign.values():
-        if entry.flag in spans:
+        if entry.flag in spans and spans[entry.flag].last == newest:
             yield Problem(entry.mark, f"{entry.flag} is a flag of SGLang {spans[entry.flag].first} and later")
         if entry.means and not exists_in_any_version(entry.means):
             yield Problem(
