@@ -408,8 +408,12 @@ def snake(option: str) -> str:
 
 
 def nearest_version(version: str, versions: Sequence[str]) -> str:
-    """The newest of ``versions`` that is not newer than ``version``; else the oldest."""
+    """The newest of ``versions`` that is not newer than ``version``, else the oldest; before that one of the
+    same release: a post-release mends what it follows and takes the same flags."""
     ordered = sorted(versions, key=version_key)
     key = version_key(version)
     older = [v for v in ordered if version_key(v) <= key]
+    same = [v for v in ordered if v not in older and version_key(v)[:3] == key[:3]]
+    if same and not (older and version_key(older[-1])[:3] == key[:3]):
+        return same[0]
     return older[-1] if older else ordered[0]

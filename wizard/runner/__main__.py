@@ -68,7 +68,7 @@ def _take_locks(journal: Journal, how: str) -> list[Lock | HostLock]:
         raise Refused(elsewhere)
     taken: list[Lock | HostLock] = [Lock.take(lock_path(journal.path), f"session {session}", session)]
     try:
-        probe = Transaction(journal, journal.order, target, _operations(journal))
+        probe = Transaction(journal, journal.order, target, _operations(journal, begun=how != "start"))
         for path in target_locks(journal.path.parent, target, (target.port, probe.new_port)):
             what = f"The server on port {target.port}"
             taken.append(Lock.take(path, what, session))
@@ -92,20 +92,21 @@ async def _work(journal: Journal, how: str) -> RunState:
 
     loop = asyncio.get_running_loop()
     loop.add_signal_handler(signal.SIGTERM, on_term)
-    order, target, ops = journal.order, journal.target, _operations(journal)
+    order, target, ops = journal.order, journal.target, _operations(journal, begun=how != "start")
     if how == "start":
         return await run(journal, order, target, ops, term=lambda: asked)
     return await resume(journal, order, target, ops, next(h for h in HOWS if h == how), term=lambda: asked)
 
 
-def _operations(journal: Journal) -> Operations:
+def _operations(journal: Journal, *, begun: bool) -> Operations:
     target, plan = journal.target, journal.order.plan
     from wizard.runner.held import HeldOperations
     from wizard.server.supervisors.contract import Wish
     from wizard.server.supervisors.holders import supervisor_of
 
     wish = Wish(plan.new_argv, plan.environ)
-    supervisor = supervisor_of(target, wish, holder_path(journal.path))
+    by_hand = plan.by_hand if begun else None
+    supervisor = supervisor_of(target, wish, holder_path(journal.path), by_hand)
     if supervisor is not None and supervisor.by_hand != plan.by_hand:
         raise Refused("What holds the server is not as it was when the change was agreed to: look again.")
     if supervisor is not None:

@@ -84,7 +84,7 @@ class Ledger:
         if self.target.launch is None:
             return ""
         wish = Wish(self.plan.new_argv, self.plan.environ)
-        supervisor = supervisor_of(self.target, wish, holder_path(self.journal.path))
+        supervisor = supervisor_of(self.target, wish, holder_path(self.journal.path), self.plan.by_hand)
         undo = supervisor.steps(self.old_launch, Wish()).undo if supervisor is not None else ()
         return help_text(self.old_launch, self.journal.path, undo, can_roll_back=can_roll_back)
 

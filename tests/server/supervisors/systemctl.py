@@ -59,7 +59,7 @@ def words_of(line: str) -> list[str]:
 
 def command(line: str) -> tuple[str, list[str]]:
     """Program and argv of an ExecStart line: @ gives another argv[0]; %% and $$ stand for themselves."""
-    words = [w.replace("%%", "%").replace("$$", "$") for w in words_of(line)]
+    words = [w.replace("%%", "%").replace("$$", "$") for w in words_of(line.removeprefix("-"))]
     if words[0].startswith("@"):
         return words[0][1:], words[1:]
     return words[0], words
@@ -158,7 +158,10 @@ def show(unit: str, names: list[str], bare: bool) -> int:
     known = load(unit)
     config = known.get("settings", {})
     program, argv = command(config.get("ExecStart", ["/bin/true"])[-1])  # a target has none
-    started = f"{{ path={program} ; argv[]={' '.join(argv)} ; ignore_errors=no ; start_time=[n/a] ; pid=0 }}"
+    ignored = "yes" if config.get("ExecStart", [""])[-1].startswith("-") else "no"
+    started = (
+        f"{{ path={program} ; argv[]={' '.join(argv)} ; ignore_errors={ignored} ; start_time=[n/a] ; pid=0 }}"
+    )
     values = {
         "MainPID": str(known.get("main") or 0),
         "Type": config.get("Type", ["simple"])[-1],
@@ -179,9 +182,17 @@ def show(unit: str, names: list[str], bare: bool) -> int:
         "RequisiteOf",
         "BoundBy",
         "ConsistsOf",
+        "PropagatesStopTo",
     ):
         values[name] = config.get(name, [""])[-1]
+    for path in config.get("EnvironmentFile", []):
+        if "EnvironmentFiles" in names:
+            print(
+                f"EnvironmentFiles={path.removeprefix('-')} (ignore_errors={'yes' if path[0] == '-' else 'no'})"
+            )
     for name in names:
+        if name == "EnvironmentFiles":
+            continue
         print(values[name] if bare else f"{name}={values[name]}")
     return 0
 

@@ -18,11 +18,13 @@ from hypothesis import strategies as st
 
 from tests.runner.test_detached import wait
 from tests.server.supervisors.world import CLIENT, UNIT, World, world_in
-from wizard.core.target import Launch
+from wizard.core.target import Launch, Target
 from wizard.server import proc
 from wizard.server.identity import is_alive
-from wizard.server.supervisors import systemd
+from wizard.server.supervisors import systemd, units
+from wizard.server.supervisors.assisted import Assisted
 from wizard.server.supervisors.contract import SupervisorError, Wish
+from wizard.server.supervisors.holders import supervisor_of
 from wizard.server.supervisors.tool import ask
 
 
@@ -182,14 +184,14 @@ def test_what_cannot_be_done_is_said(world: World, monkeypatch: pytest.MonkeyPat
     world.set_up()
     assert world.held.is_managed
     assert world.held.says() == f"systemd runs it ({UNIT}, Restart=always)"
-    assert "wrapper" in systemd.held_by(1, UNIT).why_not
-    assert "could not be found" in systemd.held_by(world.main, "other.service").why_not
-    assert "own systemd" in systemd.held_by(world.main, UNIT, user=True).why_not
+    assert "wrapper" in units.held_by(1, UNIT).why_not
+    assert "could not be found" in units.held_by(world.main, "other.service").why_not
+    assert "own systemd" in units.held_by(world.main, UNIT, user=True).why_not
     with monkeypatch.context() as patch:
         patch.setattr(os, "geteuid", lambda: 1000)
-        assert "root" in systemd.held_by(world.main, UNIT).why_not
+        assert "root" in units.held_by(world.main, UNIT).why_not
         patch.setenv("PATH", "/nonexistent")
-        assert "not installed" in systemd.held_by(world.main, UNIT).why_not
+        assert "not installed" in units.held_by(world.main, UNIT).why_not
 
 
 @pytest.mark.parametrize(
@@ -205,6 +207,7 @@ def test_what_cannot_be_done_is_said(world: World, monkeypatch: pytest.MonkeyPat
         ("SuccessAction=none", ""),
         ("Flags=privileged", "a prefix (+)"),
         ("Flags=ignore-failure", ""),
+        ("PropagatesStopTo=proxy.service", "proxy.service would be stopped with it"),
     ],
 )
 def test_a_stop_that_reaches_further_is_left_to_a_person(world: World, line: str, why: str) -> None:
@@ -255,3 +258,39 @@ async def test_a_file_half_written_by_a_runner_that_died_is_cleared_away(world: 
         path.with_suffix(".new").write_text("[Ser")
     await held.start(Wish())
     assert world.files == []
+
+
+async def test_a_line_whose_failure_counts_as_none_keeps_that(world: World) -> None:
+    world.set_up()
+    unit = world.folder / UNIT
+    unit.write_text(unit.read_text().replace("ExecStart=", "ExecStart=-"))
+    ask(["systemctl", "daemon-reload"])
+    argv = tuple(proc.cmdline(world.main))
+    supervisor = systemd.Systemd(world.held)
+    await supervisor.stop(world.identity, drain_limit_s=10, escalate=True, say=said)
+    new = await supervisor.start(Wish((*argv, "--max-running-requests", "7")))
+    world.wait_for_port()
+    text = (world.folder / "etc" / f"{UNIT}.d" / systemd.NAME).read_text(encoding="utf-8")
+    assert f"\nExecStart=-{systemd.quote(argv[0])} " in text
+    assert is_alive(new)
+
+
+def test_a_variable_of_the_units_own_file_is_left_to_a_person(world: World) -> None:
+    """EnvironmentFile= wins over Environment=, so a drop-in would change nothing."""
+    world.set_up()
+    unit, own, other = world.folder / UNIT, world.folder / "own.env", world.folder / "other.env"
+    own.write_text("# of the server\nHF_ENDPOINT=https://one\n")
+    other.write_text("NCCL_DEBUG=INFO\n")
+    unit.write_text(f"{unit.read_text()}EnvironmentFile={other}\nEnvironmentFile=-{own}\n")
+    ask(["systemctl", "daemon-reload"])
+    held, launch = world.held, Launch(tuple(proc.cmdline(world.main)), str(world.folder))
+    assert held.is_managed
+    for name, why in (("HF_ENDPOINT", f"{own} (EnvironmentFile=) sets HF_ENDPOINT"), ("HF_HOME", "")):
+        assert why in units.overrules(held, {name})
+        target = Target(port=world.port, held=held, launch=launch)
+        chosen = supervisor_of(target, Wish(None, {name: "x"}))
+        assert isinstance(chosen, Assisted if why else systemd.Systemd)
+        for by_hand, kind in ((True, Assisted), (False, systemd.Systemd)):
+            assert isinstance(supervisor_of(target, Wish(None, {name: "x"}), None, by_hand), kind)
+    own.unlink()
+    assert not units.overrules(held, {"HF_ENDPOINT"})

@@ -18,7 +18,7 @@ from tests.runner import standin
 from wizard.core.held import Held
 from wizard.core.target import Identity
 from wizard.server.identity import identify
-from wizard.server.supervisors import systemd
+from wizard.server.supervisors import systemd, units
 from wizard.server.supervisors.tool import ask
 
 STANDIN = str(Path(standin.__file__))
@@ -73,7 +73,7 @@ class World:
 
     @property
     def held(self) -> Held:
-        return systemd.held_by(self.main, UNIT, folders=(str(self.folder / "etc"), str(self.folder / "run")))
+        return units.held_by(self.main, UNIT, folders=(str(self.folder / "etc"), str(self.folder / "run")))
 
     @property
     def files(self) -> list[str]:

@@ -9,7 +9,7 @@ from pathlib import Path
 from wizard.core.held import Held, HolderKind
 from wizard.core.target import Launch, Target
 from wizard.server import proc
-from wizard.server.supervisors import assisted, cgroups, recreated, systemd
+from wizard.server.supervisors import assisted, cgroups, recreated, systemd, units
 from wizard.server.supervisors.contract import Supervisor, Wish
 from wizard.server.supervisors.loops import loop_above
 from wizard.server.supervisors.recipe import CannotRecreate, Change, Found
@@ -51,7 +51,7 @@ def holder_in(groups: str, mine: str, pid: int) -> Held | None:
         return _container(found, pid)
     unit = unit_of(groups)
     if unit is not None and unit != unit_of(mine):
-        return systemd.held_by(pid, unit, user="/user@" in groups)
+        return units.held_by(pid, unit, user="/user@" in groups)
     return None
 
 
@@ -104,18 +104,26 @@ def _reached(found: Found) -> dict[str, str]:
     return {**where, **({"log": log} if log else {})}
 
 
-def supervisor_of(target: Target, wish: Wish | None = None, path: Path | None = None) -> Supervisor | None:
+def supervisor_of(
+    target: Target, wish: Wish | None = None, path: Path | None = None, by_hand: bool | None = None
+) -> Supervisor | None:
     """The module that stops and starts through the target's holder, or waits for a person who does; None for a
     bare process, and where neither is possible.
 
     ``wish``: the change that is meant: one that the holder's tool cannot make is left to a person. ``path``:
-    where a container's recipe is written down; one that was begun there is gone on with.
+    where a container's recipe is written down; one that was begun there is gone on with. ``by_hand``: of a
+    change that was begun, whether a person makes it; a unit's files may have been edited since.
     """
     held = target.held
     if held is None or target.launch is None:
         return None
     if held.kind == "systemd" and held.is_managed:
-        return systemd.Systemd(held, target.launch)
+        why_not = "it was left to a person" if by_hand else ""
+        if by_hand is None:
+            why_not = units.overrules(held, set((wish.environ if wish else None) or ()))
+        if not why_not:
+            return systemd.Systemd(held, target.launch)
+        held = replace(held, why_not=why_not, is_assisted=True)
     if held.is_managed:
         made = recreated.Recreated(held, target, wish or Wish(), path)
         try:

@@ -13,7 +13,7 @@ import contextlib
 import os
 import re
 import time
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
 from wizard.core.held import Held
@@ -22,11 +22,11 @@ from wizard.core.target import MARK, Identity, Launch
 from wizard.server import proc
 from wizard.server.identity import identify, is_alive
 from wizard.server.supervisors.contract import Plain, Say, Steps, StillStops, SupervisorError, Wish
-from wizard.server.supervisors.tool import act, ask
+from wizard.server.supervisors.tool import act
+from wizard.server.supervisors.units import client, show
 
 NAME = "zz-sgl-wizard.conf"
 STOP_NAME = "zz-sgl-wizard-stop.conf"
-SYSTEM_FOLDERS = ("/etc/systemd/system", "/run/systemd/system")
 POLL_S = 0.2
 START_LIMIT_S = 30.0
 """Until the unit has a process; not until that serves."""
@@ -34,15 +34,6 @@ STOP_SLACK_S = 20.0
 """After the drain limit systemd kills by itself; CUDA processes take seconds to go."""
 QUIET_STOP_S = 10.0
 
-_PROPERTIES = ["MainPID", "Type", "Restart", "RefuseManualStop", "RefuseManualStart", "ExecStart"]
-_PROPERTIES += ["LoadState", "NeedDaemonReload", "ExecStartEx", "ExecStop", "SuccessAction", "FailureAction"]
-_DEPENDENTS = ("RequiredBy", "RequisiteOf", "BoundBy", "ConsistsOf")
-"""Units that a stop takes along and a start does not bring back (systemd.unit(5))."""
-_PROPERTIES += _DEPENDENTS
-MOST_DEPENDENTS = 50
-_LOST_PREFIXES = {"privileged": "+", "no-setuid": "!", "ambient": "!!"}
-"""Of ExecStart=, as ExecStartEx tells them: a drop-in without them would run as somebody else."""
-_SIMPLE_TYPES = frozenset({"simple", "exec", "notify", "notify-reload", "idle"})
 _PLAIN = re.compile(r"[\w@%+=:,./-]+\Z", re.ASCII)
 _ESCAPES = {"\\": "\\\\", '"': '\\"', "\n": "\\n", "\t": "\\t", "\r": "\\r", "\a": "\\a", "\b": "\\b"}
 
@@ -71,108 +62,22 @@ def _escaped(text: str) -> str:
     return "".join(out)
 
 
-def drop_in(program: str, wish: Wish) -> str:
-    """The text of the drop-in. ``program``: the path that the unit runs; argv[0] stays what it was."""
+def drop_in(program: str, wish: Wish, prefix: str = "") -> str:
+    """The text of the drop-in. ``program``: the path that the unit runs; argv[0] stays what it was. ``prefix``:
+    "-" where the unit's own line has it: an end with an error is none."""
     assert wish.argv is not None
     first = quote(program) if wish.argv[0] == program else f"@{quote(program)} {quote(wish.argv[0])}"
     lines = [
         "# Written by sgl-wizard. To take the change back: remove this file, systemctl daemon-reload, restart.",
         "[Service]",
         "ExecStart=",
-        "ExecStart=" + " ".join([first, *map(quote, wish.argv[1:])]),
+        f"ExecStart={prefix}" + " ".join([first, *map(quote, wish.argv[1:])]),
     ]
     for name, value in sorted((wish.environ or {}).items()):
         lines.append(
             f"Environment={assignment(name, value)}" if value is not None else f"UnsetEnvironment={name}"
         )
     return "\n".join(lines) + "\n"
-
-
-# -- who it is
-
-
-def held_by(pid: int, unit: str, user: bool = False, folders: tuple[str, str] = SYSTEM_FOLDERS) -> Held:
-    """The unit as holder of process ``pid``; ``why_not`` says what stands in the way. Only asks."""
-    details = {"folder": folders[0], "run_folder": folders[1]}
-    try:
-        about = _show(_client(user), unit)
-        needed_by = _running_dependents(_client(user), about)
-    except SupervisorError as error:
-        return Held("systemd", unit, why_not=str(error), details=details)
-    policy = about.get("Restart", "no")
-    details["program"] = _program(about.get("ExecStart", ""))
-    restarts = "" if policy in ("no", "") else f"Restart={policy}"
-    why_not = _why_not(about, pid, user, details["program"]) or _reaches_further(about, needed_by)
-    return Held("systemd", unit, restarts, why_not, details=details)
-
-
-def _running_dependents(client: tuple[str, ...], about: Mapping[str, str]) -> list[str]:
-    """Units that would go down with it and stay down. A target is a name for others, which it takes along."""
-    seen: set[str] = set()
-    todo = [name for kind in _DEPENDENTS for name in about.get(kind, "").split()]
-    while todo and len(seen) < MOST_DEPENDENTS:
-        name = todo.pop()
-        if name in seen:
-            continue
-        seen.add(name)
-        if name.endswith(".target"):
-            told = ask([*client, "show", name, *(word for kind in _DEPENDENTS for word in ("-p", kind))])
-            todo += [one for line in told.splitlines() for one in line.partition("=")[2].split()]
-    found = sorted(name for name in seen if not name.endswith(".target"))
-    states = [(n, ask([*client, "show", n, "-p", "ActiveState", "--value"]).strip()) for n in found]
-    return [name for name, state in states if state not in ("inactive", "failed")]
-
-
-def _reaches_further(about: Mapping[str, str], needed_by: Sequence[str]) -> str:
-    """Why a stop and a start would do more than that."""
-    if needed_by:
-        return f"{', '.join(needed_by)} would be stopped with it and not started again"
-    if about.get("ExecStop"):
-        return "a command of its own runs when it is stopped (ExecStop=)"
-    for name in ("SuccessAction", "FailureAction"):
-        if about.get(name, "none") not in ("none", ""):
-            return f"the host would be told to {about[name]} when it ends ({name}=)"
-    flags = set(re.findall(r"[\w-]+", " ".join(re.findall(r" flags=(.*?) ;", about.get("ExecStartEx", "")))))
-    lost = [mark for flag, mark in _LOST_PREFIXES.items() if flag in flags]
-    return f"its ExecStart has a prefix ({' '.join(lost)}) that a drop-in would lose" if lost else ""
-
-
-def _why_not(about: Mapping[str, str], pid: int, user: bool, program: str) -> str:
-    if user:
-        return "it is a unit of a user's own systemd"
-    if os.geteuid() != 0:
-        return "only root may change a system unit: run the wizard as root"
-    if about.get("LoadState") not in (None, "loaded"):
-        return f"the unit is {about['LoadState']}"
-    if about.get("Type", "simple") not in _SIMPLE_TYPES:
-        return f"its type is {about['Type']}"
-    if about.get("MainPID") != str(pid):
-        return "the unit starts a wrapper around the server"
-    if about.get("NeedDaemonReload") == "yes":
-        return (
-            "its file was edited and not loaded yet (systemctl daemon-reload), which a restart would bring in"
-        )
-    if not program:
-        return "its ExecStart cannot be read"
-    if "yes" in (about.get("RefuseManualStop"), about.get("RefuseManualStart")):
-        return "the unit refuses to be stopped or started by hand"
-    return ""
-
-
-def _program(exec_start: str) -> str:
-    """The one program of ``systemctl show -p ExecStart``; "" for none or several."""
-    found = re.findall(r"\{ path=(.*?) ; argv\[\]=", exec_start)
-    return found[0] if len(found) == 1 else ""
-
-
-def _client(user: bool = False) -> tuple[str, ...]:
-    return ("systemctl", "--user") if user else ("systemctl",)
-
-
-def _show(client: tuple[str, ...], unit: str) -> dict[str, str]:
-    words = [word for name in _PROPERTIES for word in ("-p", name)]
-    text = ask([*client, "show", unit, *words])
-    return dict(line.split("=", 1) for line in text.splitlines() if "=" in line)
 
 
 def _shown(environ: Mapping[str, str | None] | None) -> dict[str, str | None]:
@@ -187,15 +92,15 @@ class Systemd(Plain):
     def __init__(self, held: Held, old: Launch | None = None) -> None:
         self._old = old
         self.unit = held.name
-        self.program = held.details["program"]
+        self.program, self._prefix = held.details["program"], held.details.get("prefix", "")
         self.change = Path(held.details["folder"]) / f"{self.unit}.d" / NAME
         self.before = self.change.with_suffix(".before")  # systemd reads *.conf only
         self.stopping = Path(held.details["run_folder"]) / f"{self.unit}.d" / STOP_NAME
-        self._client = _client()
+        self._client = client()
 
     def steps(self, old: Launch, wish: Wish) -> Steps:
         shown = Wish(tuple(redact_argv(wish.argv or old.argv)), _shown(wish.environ))
-        text = drop_in(self.program, shown).splitlines()[1:]
+        text = drop_in(self.program, shown, self._prefix).splitlines()[1:]
         restart = (f"systemctl restart {self.unit}",)
         return Steps(
             (f"# {self.change}:", *text, "systemctl daemon-reload", *restart),
@@ -240,7 +145,7 @@ class Systemd(Plain):
             return
         if await self._state() in ("inactive", "failed"):
             return
-        found = await asyncio.to_thread(_show, self._client, self.unit)
+        found = await asyncio.to_thread(show, self._client, self.unit)
         if proc.cmdline(int(found.get("MainPID", "0"))) == old.argv:
             return
         await self._write(self.stopping, f"[Service]\nKillMode=mixed\nTimeoutStopSec={QUIET_STOP_S:g}s\n")
@@ -255,13 +160,13 @@ class Systemd(Plain):
             await self._take_back()
         else:
             kept = _variables(self._remember() or "", (wish.environ or {}).keys())
-            await self._write(self.change, drop_in(self.program, wish) + kept)
+            await self._write(self.change, drop_in(self.program, wish, self._prefix) + kept)
         with contextlib.suppress(SupervisorError):
             await act([*self._client, "reset-failed", self.unit])  # or its start limit would refuse
         await act([*self._client, "start", "--no-block", self.unit])
         deadline = time.monotonic() + START_LIMIT_S
         while time.monotonic() < deadline:
-            found = await asyncio.to_thread(_show, self._client, self.unit)
+            found = await asyncio.to_thread(show, self._client, self.unit)
             pid = found.get("MainPID", "0")
             identity = identify(int(pid)) if pid.isdigit() and pid != "0" else None
             if identity is not None and is_alive(identity) and self._runs(identity.pid, wish):
