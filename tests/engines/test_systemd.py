@@ -131,3 +131,44 @@ def test_a_unit_of_a_real_systemd(host: Host) -> None:
     assert (host.cap, host.files) == ("8", [])
     host.until_ready()
     assert host.sh("cat /etc/systemd/system/sglang.service") == before
+
+
+HELD = """
+import json, subprocess
+from wizard.server.supervisors import units
+pid = subprocess.run(["systemctl", "show", "sglang", "-p", "MainPID", "--value"], capture_output=True).stdout
+held = units.held_by(int(pid), "sglang.service")
+print(json.dumps({**held.to_json(), "overruled": units.overrules(held, {"HF_ENDPOINT"})}))
+"""
+
+
+def test_what_a_real_systemd_says_of_a_unit(host: Host) -> None:
+    """Its words for a prefix, for files of variables and for a unit that stops along."""
+
+    def held(*edits: str) -> dict[str, Any]:
+        for edit in edits:
+            host.sh(f"sed -i '{edit}' /etc/systemd/system/sglang.service")
+        host.sh("systemctl daemon-reload && systemctl restart sglang")
+        said = host.sh(f"PYTHONPATH={REPOSITORY} {sys.executable} -", stdin=HELD)
+        return dict(json.loads(said))
+
+    plain = held()
+    assert (plain["why_not"], plain["details"]["prefix"], plain["overruled"]) == ("", "", "")
+    host.sh("echo HF_ENDPOINT=https://one >/etc/sglang.env")
+    files = "a EnvironmentFile=-/etc/none.env\\nEnvironmentFile=/etc/sglang.env"
+    found = held("s/^ExecStart=/ExecStart=-/", f"/^Environment=/{files}")
+    assert (found["why_not"], found["details"]["prefix"]) == ("", "-")
+    assert found["overruled"].startswith("/etc/sglang.env (EnvironmentFile=) sets HF_ENDPOINT")
+    host.until_ready()
+    code, doc = host.wizard(*CHANGE, "max_running_requests=16")
+    assert (code, doc["serving"], host.cap) == (0, "new", "16"), doc
+    assert host.sh(f"grep -c ^ExecStart=- {DROP_IN}") == "1"
+    host.wizard("sessions", "rollback", str(doc["session"]), "--yes", "--json")
+    assert (host.cap, host.files) == ("8", [])
+
+    assert "a prefix (+)" in held("s/^ExecStart=-/ExecStart=+/")["why_not"]
+    host.sh("printf '[Service]\\nExecStart=/bin/sleep 600\\n[Unit]\\nBindsTo=sglang.service\\n' "
+            ">/etc/systemd/system/proxy.service; systemctl daemon-reload; systemctl start proxy")  # fmt: skip
+    host.sh("sed -i 's/^ExecStart=+/ExecStart=/' /etc/systemd/system/sglang.service; systemctl daemon-reload")
+    said = json.loads(host.sh(f"PYTHONPATH={REPOSITORY} {sys.executable} -", stdin=HELD))
+    assert "proxy.service would be stopped with it" in said["why_not"]
