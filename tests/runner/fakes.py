@@ -127,6 +127,9 @@ class FakeWorld:
 
     # -- Operations
 
+    def obstacle(self, old: Launch, new: Launch, identity: Identity | None) -> str:
+        return str(self._hit("obstacle") or "")
+
     def alive(self, identity: Identity) -> bool:
         proc = self.procs.get(identity.pid)
         if proc and self.drains_for and "draining" in proc.environ:

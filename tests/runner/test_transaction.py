@@ -29,7 +29,7 @@ from wizard.core.verdict import ONCE_BEFORE
 from wizard.runner.fold import fold
 from wizard.runner.journal import Journal, JournalError
 from wizard.runner.live import LiveOperations
-from wizard.runner.operations import MARK, PortOwner, Started, Stopped
+from wizard.runner.operations import MARK, PortOwner, Readiness, Started, Stopped
 from wizard.runner.recovery import How, resume, superseded
 from wizard.runner.transaction import Pace, Transaction, run
 from wizard.server.proc import boot_id as proc_boot_id
@@ -173,6 +173,47 @@ async def test_rollback_uses_the_untouched_old_launch(tmp_path: Path) -> None:
     assert {k: v for k, v in old.environ.items() if k != MARK} == {"HF_TOKEN": "hf_very", "SGLANG_X": "1"}
     assert (old.cwd, old.log_path) == ("/srv", "/srv/server.log")
     assert "unrecognized arguments: --nonsense" in state.sentence
+
+
+async def test_what_could_not_come_back_is_not_stopped(tmp_path: Path) -> None:
+    world = FakeWorld(fail={"obstacle": "its working directory /srv is gone"}).with_old()
+    state = await go(tmp_path, world)
+    assert (state.outcome, state.serving, world.signalled) == (Outcome.CALLED_OFF, "old", [])
+    assert "its working directory /srv is gone" in state.sentence
+
+
+@pytest.mark.parametrize(
+    ("at", "fault", "outcome", "says"),
+    [
+        ("settings:2", {"model_path": "other"}, R, "says that its model is other, and was m"),
+        ("settings:2", {"model_path": None}, R, "does not say its model any more, and was m"),
+        ("settings:2", None, R, "was put back and serves."),
+        ("healthy:2", "dies", R, "was put back and serves."),
+        ("healthy", "dies", F, "it got ready and then died"),
+        ("healthy", "hangs", F, "then stopped answering"),
+    ],
+)
+async def test_what_was_put_back_is_looked_at_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at: str, fault: object, outcome: Outcome, says: str
+) -> None:
+    """It may serve something else by now, die after one good answer (then it is started once more), or hang."""
+    world = FakeWorld(fail={"ready:new": "dies"}).with_old()
+    if at.startswith("settings"):
+        world.fail[at] = fault
+    else:
+        ready = world.wait_ready
+
+        async def then_fails(child: Started, *rest: Any, **more: Any) -> Readiness:
+            found = await ready(child, *rest, **more)
+            if world._role(child.identity) == "old" and (at == "healthy" or world.counts["ready:old"] < 2):
+                world.procs[child.identity.pid].alive = fault != "dies"
+                world.procs[child.identity.pid].ready = False
+            return found
+
+        monkeypatch.setattr(world, "wait_ready", then_fails)
+    state = await go(tmp_path, world)
+    assert (state.outcome, says in state.sentence) == (outcome, True), state.sentence
+    assert state.serving == ("old" if outcome is R else "none")
 
 
 async def test_a_secret_that_a_server_prints_reaches_no_record(

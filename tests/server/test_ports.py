@@ -31,7 +31,9 @@ def test_a_listener_on_another_address_counts_but_the_nearest_is_named(stage: St
         pid = stage.server(port, "--host", "127.0.0.2")
         assert port_state("127.0.0.2", port).owner == who(pid)
         assert port_state("127.0.0.1", port).owner == who(os.getpid())
-    assert port_state("127.0.0.1", port).owner == who(pid)  # a wildcard bind would collide with it
+        assert port_state("0.0.0.0", port).owner is not None
+    assert port_state("127.0.0.1", port).state == "free"
+    assert port_state("0.0.0.0", port).owner == who(pid), "a wildcard bind would collide with it"
 
 
 def test_a_port_in_time_wait_is_free_as_for_uvicorn() -> None:

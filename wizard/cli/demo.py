@@ -41,7 +41,7 @@ def run(args: argparse.Namespace) -> int:
 async def _headless(args: argparse.Namespace, stage: object) -> int:
     """``fix`` with the scenario's target, a short load test, and agreement given."""
     from wizard.cli import fix
-    from wizard.cli.main import build_parser
+    from wizard.cli.main import build_parser, filled
     from wizard.cli.stage import Stage
     from wizard.cli.targets import load_flows
     from wizard.session.driver import Driver
@@ -51,7 +51,7 @@ async def _headless(args: argparse.Namespace, stage: object) -> int:
     words += ["--warmup-s", "3"]
     for change in stage.scenario.forced:
         words += ["--set", change]
-    options = build_parser().parse_args(words)
+    options = filled(build_parser().parse_args(words))
     options.json, options.read_only, options.plain = args.json, args.read_only, True
     options.flows, options.sglang_version = args.flows, args.sglang_version
     driver = Driver(load_flows(args), read_only=args.read_only, window_s=2.0)

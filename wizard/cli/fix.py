@@ -76,7 +76,7 @@ def _resolved(args: argparse.Namespace) -> Target:
     found = unfinished(target.port if target is not None else None)
     if found is not None and (target is None or not target.is_elsewhere):
         text = words(found)
-        if target is not None and (found.runner_alive or target.identity is None):
+        if target is not None:  # a change on top of one that nobody judged would take its way back
             raise CliError(text, Exit.COULD_NOT_EXAMINE)
         say(f"sgl-wizard: {text}")
     if target is None:

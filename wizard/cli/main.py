@@ -12,6 +12,7 @@ import signal
 import sys
 from collections.abc import Collection, Sequence
 from importlib import import_module
+from typing import Any
 
 from wizard import __version__
 
@@ -19,6 +20,15 @@ EPILOG = """\
 exit codes: 0 healthy or fixed, 1 a cause was found and not fixed, 2 usage or a bad flow file,
 3 could not examine, 4 change applied and rolled back, 5 rollback failed, 130/143 signals
 """
+
+
+DEFAULTS: dict[str, Any] = {
+    **dict.fromkeys(("json", "read_only", "plain", "local"), False),
+    **dict.fromkeys(("flows", "sglang_version"), None),
+    **dict.fromkeys(("url", "pid", "log", "command_text", "metrics", "request")),
+    **dict.fromkeys(("symptom", "endpoint", "hardware"), ""),
+}
+"""Filled in afterwards: a verb's own defaults would take the place of what was said in front of it."""
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -44,19 +54,17 @@ def build_parser() -> argparse.ArgumentParser:
         default=argparse.SUPPRESS,
         help="take this SGLang version instead of the installed one",
     )
-    target = argparse.ArgumentParser(add_help=False)
+    target = argparse.ArgumentParser(add_help=False, argument_default=argparse.SUPPRESS)
     group = target.add_argument_group("target (default: the one server on this host)")
     group.add_argument("--url", help="a running server, e.g. http://127.0.0.1:30000")
     group.add_argument("--pid", type=int, help="a running server, by any process of it")
     group.add_argument("--log", metavar="FILE", help="a saved log, or the log of a server that is down")
     group.add_argument("--command", metavar="STR", dest="command_text", help="its launch command line")
     group.add_argument("--metrics", metavar="FILE", help="a saved /metrics page")
-    group.add_argument("--symptom", metavar="STR", default="", help="what hurts, in words")
+    group.add_argument("--symptom", metavar="STR", help="what hurts, in words")
     group.add_argument("--request", metavar="FILE", help="the body of a request that fails; it is not sent")
-    group.add_argument(
-        "--endpoint", metavar="PATH", default="", help="where --request was sent, e.g. /generate"
-    )
-    group.add_argument("--hardware", metavar="STR", default="", help="the cards, in words")
+    group.add_argument("--endpoint", metavar="PATH", help="where --request was sent, e.g. /generate")
+    group.add_argument("--hardware", metavar="STR", help="the cards, in words")
     group.add_argument(
         "--local",
         action="store_true",
@@ -214,19 +222,18 @@ def join_texts(argv: Sequence[str], own: Collection[str] = _OWN_SWITCHES) -> lis
     return words
 
 
+def filled(args: argparse.Namespace) -> argparse.Namespace:
+    """With the options that were not given."""
+    for name, default in DEFAULTS.items():
+        if not hasattr(args, name):
+            setattr(args, name, default)
+    return args
+
+
 def run(argv: Sequence[str]) -> int:
     """Run a command line and return its exit code. Errors become one line on stderr."""
     parser = build_parser()
-    args = parser.parse_args(join_texts(argv, _beside_set(parser)))
-    for name, default in (
-        ("json", False),
-        ("read_only", False),
-        ("plain", False),
-        ("flows", None),
-        ("sglang_version", None),
-    ):
-        if not hasattr(args, name):
-            setattr(args, name, default)
+    args = filled(parser.parse_args(join_texts(argv, _beside_set(parser))))
     from wizard.cli.output import CliError, Exit, put_error, say
 
     signal.signal(signal.SIGTERM, _terminated)

@@ -35,9 +35,9 @@ QUIT = "q"
 
 def run(args: argparse.Namespace) -> int:
     """Ask and answer on stdin and stdout; ``q`` quits, ``b`` goes back."""
-    from wizard.cli.main import build_parser
+    from wizard.cli.main import build_parser, filled
 
-    options = build_parser().parse_args(["fix"])
+    options = filled(build_parser().parse_args(["fix"]))
     for name, value in vars(args).items():
         setattr(options, name, value)
     options.json = False

@@ -65,6 +65,10 @@ class HeldOperations(LiveOperations):
             return found
         return None if self._is_back else processes.described(behind)
 
+    def obstacle(self, old: Launch, new: Launch, identity: Identity | None) -> str:
+        """Its holder keeps what starts it."""
+        return ""
+
     def rival(self, launch: Launch, since_s: float) -> PortOwner | None:
         """Where the holder itself starts the server in one act, that is no rival's doing."""
         return None if self._supervisor.is_one_step else super().rival(launch, since_s)

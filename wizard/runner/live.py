@@ -105,6 +105,12 @@ class LiveOperations:
     def rival(self, launch: Launch, since_s: float) -> PortOwner | None:
         return processes.rival(launch, since_s)
 
+    def obstacle(self, old: Launch, new: Launch, identity: Identity | None) -> str:
+        from wizard.server.again import obstacle
+
+        why = obstacle(old, identity, self._fallback_log)
+        return why or obstacle(new, None, self._fallback_log)
+
     async def healthy(self, target: Target, port: int, owner: Identity | None) -> bool:
         import httpx
 

@@ -97,6 +97,11 @@ class Operations(Protocol):
         what a supervisor does."""
         ...
 
+    def obstacle(self, old: Launch, new: Launch, identity: Identity | None) -> str:
+        """Why the old command or the new one could not be started, should the old one be stopped now; "" for
+        none. Looks only."""
+        ...
+
     async def healthy(self, target: Target, port: int, owner: Identity | None) -> bool:
         """/health answered 200 within a few seconds (503 while draining), by the tree of ``owner``: what a
         stranger answers is nobody's health. None: whoever answers, where nobody knows who that is."""

@@ -7,6 +7,7 @@ import time
 import traceback
 from typing import Literal
 
+from wizard.core.effective import MODEL
 from wizard.core.progress import Outcome, RunState, Stage
 from wizard.core.target import Identity
 from wizard.runner.fold import Child, children, fold
@@ -69,8 +70,9 @@ async def _put_back(t: Transaction, reason: str) -> RunState:
             last = f"{type(error).__name__}: {error}"
         if not last:
             t.say("serving", None, {"serving": "old"})
-            t.result(Stage.ROLLBACK, True, _verified(t))
-            return t.end(Outcome.ROLLED_BACK, "old", f"{reason} {_verified(t)}")
+            verified = " ".join(filter(None, (_verified(t), await _otherwise(t))))
+            t.result(Stage.ROLLBACK, True, verified)
+            return t.end(Outcome.ROLLED_BACK, "old", f"{reason} {verified}")
         t.say("note", Stage.ROLLBACK, {"text": f"attempt {attempt}: {last}"})
     raise CannotPutBack(last)
 
@@ -265,7 +267,7 @@ async def _start_old(t: Transaction, attempt: int) -> str:
         child = await t.launch_as("old", t.old_launch, port, Stage.ROLLBACK)
     ready = await t.ops.wait_ready(child, t.target, port, deadline_s=t.consent.ready_limit_s, on_progress=tell)
     if ready.ok:
-        return ""
+        return await _stays(t, child)
     why = t.with_error(ready.detail, child)
     if t.ops.alive(child.identity) and not served_before(t):
         t.say("note", Stage.ROLLBACK, {"text": f"{NOT_READY_EITHER}: {why}"})
@@ -274,6 +276,43 @@ async def _start_old(t: Transaction, attempt: int) -> str:
         await t.ops.stop(child.identity, drain_limit_s=5.0, escalate=True, on_progress=tell)
     await _end_orphans(t)
     return why
+
+
+async def _stays(t: Transaction, child: Started) -> str:
+    """ "" when the server that was put back lives on and answers once more, else why not."""
+    began, tell = time.monotonic(), t.progress(Stage.ROLLBACK)
+    while t.ops.alive(child.identity) and (waited_s := time.monotonic() - began) < t.pace.settle_s:
+        tell(f"whether the old command stays up: {waited_s:.0f} of {t.pace.settle_s:g} s")
+        await asyncio.sleep(t.pace.poll_s)
+    for _ in range(HEALTHY_TWICE):
+        if not t.ops.alive(child.identity):
+            await _end_orphans(t)
+            return t.with_error("it got ready and then died", child)
+        if await t.ops.healthy(t.target, t.target.port, child.identity):
+            return ""
+        await asyncio.sleep(t.pace.poll_s)
+    await t.ops.stop(child.identity, drain_limit_s=5.0, escalate=True, on_progress=tell)
+    await _end_orphans(t)
+    return "it got ready and then stopped answering its health check"
+
+
+async def _otherwise(t: Transaction) -> str:
+    """How the server that was put back differs from the one before, one sentence; or ""."""
+    known = [r.data.get("model") for r in t.records if r.kind == "result" and r.stage == Stage.SNAPSHOT.value]
+    if not known or known[-1] is None:
+        return ""
+    child = living_child(t, "old")
+    identity = child.identity if child is not None else None
+    try:
+        said = await t.ops.settings(t.target, t.target.port, t.old_launch, identity)
+    except Exception:
+        traceback.print_exc()
+        return ""
+    now = said.get(MODEL)
+    if now == known[-1]:
+        return ""
+    told = f"says that its model is {str(now)[:120]}" if now is not None else "does not say its model any more"
+    return f"But it is not as before: it {told}, and was {str(known[-1])[:120]}."
 
 
 async def _by_rival(t: Transaction) -> bool:

@@ -57,7 +57,7 @@ class Pace:
     rival_s: float = 10.0
     rival_look_s: float = 0.5
     settle_s: float = 5.0
-    """A new server that nothing was measured of has to stay up so long before it is kept."""
+    """A server that nothing was measured of, or that was put back, has to stay up so long."""
     patience: float = 10.0
     """What was asked to end and may not be killed is waited for, at most so many times the drain limit ..."""
     least_patience_s: float = 30.0
@@ -211,6 +211,9 @@ class Transaction(Ledger):
             return
         if self.aborted():
             raise self._on_abort()
+        why = self.ops.obstacle(self.old_launch, self.new_launch, identity)
+        if why:  # looked at again: people think, and a baseline takes minutes
+            raise CalledOff(f"It was not stopped, as it could not be started again: {why}.")
         limit = self.consent.drain_limit_s
         self.intent(Stage.STOP, detail=f"running requests may finish, at most {limit:g} s")
         self.touched = True

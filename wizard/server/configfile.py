@@ -92,7 +92,7 @@ def _what_and_where(error: Exception) -> str:
 
 def secret_settings(argv: Sequence[str], cwd: str) -> dict[str, str]:
     """The secrets in the file that a command names, by flag (``--api-key``); none when it cannot be used."""
-    path = _named_in(argv)
+    path = named_in(argv)
     if path is None:
         return {}
     try:
@@ -102,14 +102,14 @@ def secret_settings(argv: Sequence[str], cwd: str) -> dict[str, str]:
         return {}
 
 
-def _named_in(argv: Sequence[str]) -> str | None:
+def named_in(argv: Sequence[str]) -> str | None:
     """The word behind ``--config``, also in the text of a shell."""
     for at, word in enumerate(argv):
         if word == "--config" and at + 1 < len(argv):
             return argv[at + 1]
         if " " in word and "--config" in word:
             try:
-                found = _named_in(shlex.split(word))
+                found = named_in(shlex.split(word))
             except ValueError:
                 continue
             if found is not None:

@@ -49,7 +49,7 @@ def check(launch: Launch, *, fallback_log: str | Path) -> None:
         raise LaunchError("the launch command is empty")
     if not os.path.isdir(launch.cwd):
         raise LaunchError(f"its working directory {launch.cwd} is gone")
-    _program(launch)
+    program_of(launch)
     if launch.uid not in (-1, os.geteuid()) and os.geteuid() != 0:
         raise LaunchError(f"it ran as user id {launch.uid}: only that user or root can start it again")
     for path in dict.fromkeys((launch.log_path or str(fallback_log), launch.stderr_path)):
@@ -74,7 +74,7 @@ def launch(launch: Launch, *, fallback_log: str | Path) -> Launched:
         raise LaunchError("the launch command is empty")
     if not os.path.isdir(launch.cwd):
         raise LaunchError(f"its working directory {launch.cwd} is gone")
-    program = _program(launch)
+    program = program_of(launch)
     user, group, groups = _as_user(launch)
     outputs = _Outputs(launch, str(fallback_log))
 
@@ -188,7 +188,7 @@ class _Outputs:
             os.close(number)
 
 
-def _program(launch: Launch) -> str:
+def program_of(launch: Launch) -> str:
     """The executable, found as the server's own shell would have found it."""
     word = launch.argv[0]
     if "/" in word:

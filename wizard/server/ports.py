@@ -50,10 +50,10 @@ def can_bind(host: str, port: int) -> bool:
 
 
 def port_state(host: str, port: int) -> PortState:
-    """Who holds the port, on any address of this host; who answers at ``host`` is named first.
+    """Who holds the port; who answers at ``host`` is named first.
 
-    On any address, because a server that binds the wildcard collides with all of them. A number that is
-    no port is nobody's: "free".
+    A listener on another address alone holds it where ``host`` cannot be bound beside it, as of the wildcard.
+    A number that is no port is nobody's: "free".
     """
     if not is_port(port):
         return PortState("free")
@@ -63,6 +63,8 @@ def port_state(host: str, port: int) -> PortState:
             return PortState("free")
         found = proc.holders(port)  # e.g. a client whose outgoing connection was given this port
     nearest = proc.answering(host, found)
+    if found and not nearest and can_bind(host, port):
+        return PortState("free")
     ranked = [*nearest, *(one for one in found if one not in nearest)]
     seen = next((one for one in ranked if one.pid is not None), None)
     if seen is None or seen.pid is None:

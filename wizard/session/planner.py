@@ -308,5 +308,7 @@ def forced_offer(target: Target, catalogue: Catalogue, changes: Sequence[tuple[s
     )
     cause = Cause("asked_for", "A change that you asked for", "", "", "", (), ())
     plan = _plan(remedy, cause, lambda _: None, target, command, moves, catalogue)
+    if plan.new_argv == plan.old_argv and not plan.environ:
+        raise ValueError("nothing would change: the command has all of that already")
     intents = tuple((m.flag, m.value) for m in moves)
     return Offer(remedy, plan, "", intents, plan.why, plan.cost)
