@@ -19,7 +19,7 @@ GIVEN = {
 }
 
 
-@pytest.mark.parametrize("verb", ["check", "fix", "tune", "probe"])
+@pytest.mark.parametrize("verb", ["check", "fix", "probe", "reference"])
 @pytest.mark.parametrize("option", GIVEN)
 def test_a_target_counts_in_front_of_the_verb_too(verb: str, option: str) -> None:
     before = filled(build_parser().parse_args([option, GIVEN[option], verb]))

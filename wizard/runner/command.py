@@ -32,7 +32,21 @@ def shell_command(launch: Launch, environ: Mapping[str, str] | None = None) -> s
     placed = "".join(f"{word} " for word in shell_words(launch.placement, placement.read(os.getpid())))
     log = shlex.quote(launch.log_path) if launch.log_path else "sglang.log"
     command = " ".join(w if HIDDEN in w else shlex.quote(w) for w in redact_argv(launch.argv))
+    placed += _as_user(launch)
     return f"cd {shlex.quote(launch.cwd)} && {prefix}nohup {placed}{command} >> {log} 2>&1 < /dev/null &"
+
+
+def _as_user(launch: Launch) -> str:
+    """Root is told to type it as the server's user: in any other shell it starts as who types."""
+    if os.geteuid() != 0 or launch.uid in (-1, 0):
+        return ""
+    import pwd
+
+    try:
+        groups = "--init-groups" if pwd.getpwuid(launch.uid) else ""
+    except KeyError:
+        groups = "--clear-groups"
+    return f"setpriv --reuid={launch.uid} --regid={launch.gid} {groups} "
 
 
 def help_text(launch: Launch, journal: Path, undo: Sequence[str] = (), *, can_roll_back: bool = True) -> str:

@@ -9,6 +9,7 @@ from wizard.core.target import Identity, Launch
 from wizard.server import proc
 from wizard.server.configfile import ConfigError, named_in, read
 from wizard.server.launch import LaunchError, check, program_of
+from wizard.server.privileges import ambient
 
 CLOCK_SLACK_S = 2.0
 """Between a file's time and a process's: ticks are hundredths, and a clock is set now and then."""
@@ -17,8 +18,8 @@ CLOCK_SLACK_S = 2.0
 def obstacle(launch: Launch, identity: Identity | None, fallback_log: str) -> str:
     """Why the command of ``identity`` (None: it does not run) would not come back as it was; "" when it would.
 
-    Looks only: its folder, program, log and disk; a program that PATH leads elsewhere by now; a ``--config``
-    file that is gone, or was changed after the process had read it.
+    Looks only: its folder, program, log and disk; capabilities that only its starter can give; a program that
+    PATH leads elsewhere by now; a ``--config`` file that is gone, or was changed after the process had read it.
     """
     try:
         check(launch, fallback_log=fallback_log)
@@ -26,6 +27,8 @@ def obstacle(launch: Launch, identity: Identity | None, fallback_log: str) -> st
         return str(error)
     if identity is None:
         return ""
+    if ambient(identity.pid):
+        return "it holds ambient capabilities (setpriv, AmbientCapabilities=) that a start from here lacks"
     return _other_program(launch, identity.pid) or _other_settings(launch, identity.pid)
 
 

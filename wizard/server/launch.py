@@ -75,7 +75,7 @@ def launch(launch: Launch, *, fallback_log: str | Path) -> Launched:
     if not os.path.isdir(launch.cwd):
         raise LaunchError(f"its working directory {launch.cwd} is gone")
     program = program_of(launch)
-    user, group, groups = _as_user(launch)
+    user, group, groups = as_user(launch)
     outputs = _Outputs(launch, str(fallback_log))
 
     def start() -> subprocess.Popen[bytes]:
@@ -222,7 +222,7 @@ def _has_space(path: str) -> bool:
 @contextmanager
 def _acting_as(launch: Launch) -> Iterator[None]:
     """Root opens a user's log with that user's rights, so that no link of theirs leads root astray."""
-    user, group, _ = _as_user(launch)
+    user, group, _ = as_user(launch)
     if user is None or group is None:
         yield
         return
@@ -236,7 +236,7 @@ def _acting_as(launch: Launch) -> Iterator[None]:
         os.setegid(own_group)
 
 
-def _as_user(launch: Launch) -> tuple[int | None, int | None, list[int] | None]:
+def as_user(launch: Launch) -> tuple[int | None, int | None, list[int] | None]:
     """Root starts it as the user it had; anybody else can only start it as themselves."""
     if os.geteuid() != 0 or launch.uid < 0 or (launch.uid, launch.gid) == (os.geteuid(), os.getegid()):
         return None, None, None

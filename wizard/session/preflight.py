@@ -85,9 +85,12 @@ def check_plan(plan: Plan, target: Target, env: Env = lambda _: None) -> Plan:
 
 def _not_as_before(launch: Launch, target: Target) -> tuple[str, ...]:
     """What this user may not restore, in one sentence; it refuses nothing."""
+    from wizard.server.launch import as_user
     from wizard.server.placement import shortfalls
+    from wizard.server.privileges import differences
 
-    found = shortfalls(launch, target.identity.pid if target.identity else None)
+    pid = target.identity.pid if target.identity else None
+    found = (*shortfalls(launch, pid), *(differences(pid, as_user(launch)[2]) if pid is not None else ()))
     return (f"Started from here it will not be quite as before: {'; '.join(found)}.",) if found else ()
 
 
